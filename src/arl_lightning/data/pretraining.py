@@ -1,0 +1,297 @@
+"""The pretraining stream as a Lightning DataModule that resumes exactly.
+
+For Lightning the training loader is endless: `trainer.max_steps` ends a run, and epochs pass inside the stream. The
+place in the stream is one number, the batches that the trainer has processed, which Lightning saves and restores with
+its own loop state, the same on every rank. The loader asks for it whenever it is iterated. Lightning's own epochs were
+the alternative: their restart logic takes four branches by where in an epoch a checkpoint was saved, one of which (on
+the last batch) passes over an epoch; an endless epoch has no such end. Counting what the loader yielded would be wrong
+too, as Lightning fetches one batch ahead and workers more.
+
+The DataModule's own state holds what the place depends on, so that a run with other numbers is refused.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict
+
+import cv2
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
+from arl_lightning.data.batch import PretrainingBatch
+from arl_lightning.data.shards.reader import BadSampleError, Corpus, RawSample, ShardStream, batches_per_slot
+from arl_lightning.data.views import MultiCrop
+from arl_lightning.errors import UserError
+
+# Crop scale of held-out images.
+WHOLE = (1.0, 1.0)
+
+
+class PretrainingSample(TypedDict):
+    """One element of a PretrainingBatch, before it is stacked."""
+
+    global_views: np.ndarray
+    local_views: np.ndarray
+    anatomy: int
+    seed: int
+    key: str
+
+
+class PretrainingTransform:
+    """Decodes a raw sample and cuts its views.
+
+    Args:
+        multi_crop: Cuts the views.
+        vocabulary: Gives the anatomy its index.
+        in_chans: 1 decodes to grey, 3 to RGB.
+    """
+
+    def __init__(self, multi_crop: MultiCrop, vocabulary: AnatomyVocabulary, in_chans: int) -> None:
+        self.multi_crop = multi_crop
+        self.vocabulary = vocabulary
+        self.in_chans = in_chans
+
+    def __call__(self, raw: RawSample, seed: int) -> PretrainingSample:
+        """Return the sample whose views the seed draws.
+
+        Raises:
+            BadSampleError: If the image or the record cannot be decoded.
+        """
+        image = decode_image(raw.get("jpg") or raw.get("png") or b"", self.in_chans)
+        try:
+            anatomy = json.loads(raw["json"])["anatomy"]
+        except (KeyError, ValueError) as error:
+            raise BadSampleError(f"record without an anatomy ({error!r})") from error
+        views = self.multi_crop(image, np.random.default_rng(seed))
+        return {**views, "anatomy": self.vocabulary.index(anatomy), "seed": seed, "key": raw["__key__"]}
+
+
+def decode_image(encoded: bytes, in_chans: int) -> np.ndarray:
+    """Decode to uint8, (H, W) for one channel, (H, W, 3) RGB for three.
+
+    Raises:
+        BadSampleError: If it is no image.
+    """
+    if not encoded:
+        raise BadSampleError("no jpg or png, or an empty one")
+    flag = cv2.IMREAD_GRAYSCALE if in_chans == 1 else cv2.IMREAD_COLOR
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
+    if image is None:
+        raise BadSampleError("undecodable image")
+    return image if in_chans == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class EndlessLoader:
+    """A DataLoader over a stream that starts wherever training stands when it is iterated.
+
+    It has no length, so that Lightning sees one epoch without an end.
+
+    Args:
+        stream: What the DataLoader reads.
+        loader: The DataLoader.
+        position: Returns the number of batches behind.
+    """
+
+    def __init__(self, stream: ShardStream[Any], loader: DataLoader[Any], position: Callable[[], int]) -> None:
+        self.stream = stream
+        self.loader = loader
+        self.position = position
+
+    def __iter__(self) -> Iterator[PretrainingBatch]:
+        self.stream.seek(self.position())
+        try:
+            yield from self.loader
+        except UserError as error:
+            # A worker's exception arrives with its traceback in the message; the user's line is its end.
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error
+
+
+class PretrainingDataModule(pl.LightningDataModule):
+    """Streams views of ultrasound images from packed shards.
+
+    Args:
+        shards: Folder of packed shards, or several to be combined.
+        batch_size: Images in a batch of one rank.
+        num_workers: Worker processes of one rank; 0 reads in the training process.
+        in_chans: Channels of an image, 1 for grey or 3 for RGB.
+        num_global_views: Large crops of an image.
+        global_size: Side of a large crop in pixels.
+        global_scale: Smallest and largest share of the image that a large crop covers.
+        num_local_views: Small crops of an image, 0 for none.
+        local_size: Side of a small crop in pixels.
+        local_scale: Smallest and largest share of the image that a small crop covers.
+        anatomies: Vocabulary that conditions the encoder, without 'other'.
+        seed: Changes the order of the images and all random draws on them.
+        open_shards: Shards that a worker reads in turn; more mix better and keep more files open.
+        max_bad_share: Share of undecodable images above which the run stops.
+        prefetch_factor: Batches that each worker prepares ahead.
+        pin_memory: Copy batches to page-locked memory; by default where there is a GPU.
+        val_shards: Folder of held-out shards, or several; none by default.
+        num_val_batches: Held-out batches, always the same ones: the first of the stream with seed 0, uncropped.
+    """
+
+    def __init__(
+        self,
+        shards: str | list[str],
+        batch_size: int = 64,
+        num_workers: int = 4,
+        in_chans: int = 1,
+        num_global_views: int = 2,
+        global_size: int = 224,
+        global_scale: tuple[float, float] = (0.32, 1.0),
+        num_local_views: int = 8,
+        local_size: int = 96,
+        local_scale: tuple[float, float] = (0.05, 0.32),
+        anatomies: list[str] = list(ANATOMIES),  # noqa: B006 (read only; jsonargparse shows it in --help)
+        seed: int = 0,
+        open_shards: int = 4,
+        max_bad_share: float = 0.01,
+        prefetch_factor: int = 2,
+        pin_memory: bool | None = None,
+        val_shards: str | list[str] | None = None,
+        num_val_batches: int = 4,
+    ) -> None:
+        super().__init__()
+        if in_chans not in (1, 3):
+            raise UserError(f"data.in_chans: {in_chans} is neither 1 (grey) nor 3 (RGB)")
+        self.folders = _folders(shards)
+        self.val_folders = _folders(val_shards or [])
+        self.num_val_batches = num_val_batches
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.open_shards = open_shards
+        self.max_bad_share = max_bad_share
+        self.prefetch_factor = prefetch_factor
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.vocabulary = AnatomyVocabulary(anatomies)
+        multi_crop = MultiCrop(num_global_views, global_size, global_scale, num_local_views, local_size, local_scale)
+        self.transform = PretrainingTransform(multi_crop, self.vocabulary, in_chans)
+        whole = MultiCrop(1, global_size, WHOLE, 0)
+        self.val_transform = PretrainingTransform(whole, self.vocabulary, in_chans)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The shards, once their manifests and files have been checked."""
+        return Corpus.load(self.folders)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the attached trainer, 1 without one."""
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of each rank in one pass over the corpus."""
+        num_batches = batches_per_slot(self.corpus, self.batch_size, self.world_size, self.num_workers)
+        return num_batches * max(self.num_workers, 1)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that the attached trainer has processed since the run's first, resumptions included."""
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+    @property
+    def epoch(self) -> int:
+        """The data epoch of the next batch; Lightning's own `current_epoch` does not move."""
+        return self.num_batches // self.batches_per_epoch
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check everything about the shards that can be known before training.
+
+        Raises:
+            UserError: If shards are missing, too few for the ranks and workers, or name an anatomy unknown here.
+        """
+        for anatomy in self.corpus.anatomies:
+            self.vocabulary.index(anatomy)
+        _ = self.batches_per_epoch
+
+    def train_dataloader(self) -> EndlessLoader:
+        """Return the endless loader.
+
+        Raises:
+            UserError: If the run's length is not given in steps.
+        """
+        self._check_max_steps()
+        stream = ShardStream(
+            self.corpus,
+            self.transform,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.world_size,
+            num_workers=self.num_workers,
+            open_shards=self.open_shards,
+            max_bad_share=self.max_bad_share,
+        )
+        # Not persistent: the loader is iterated once in a run, and its workers live as long as that.
+        loader = DataLoader(
+            stream,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            pin_memory=self.pin_memory,
+        )
+        return EndlessLoader(stream, loader, lambda: self.num_batches)
+
+    def val_dataloader(self) -> list[PretrainingBatch]:
+        """Return the fixed held-out batches, none without `val_shards`; every rank has its own.
+
+        Raises:
+            UserError: If the held-out shards hold less than a batch for each rank.
+        """
+        if not self.val_folders:
+            return []
+        rank = self.trainer.global_rank if self.trainer else 0
+        stream = ShardStream(
+            Corpus.load(self.val_folders), self.val_transform, self.batch_size, 0, rank, self.world_size
+        )
+        num_batches = min(self.num_val_batches, stream.batches_per_slot)
+        return list(itertools.islice(DataLoader(stream, self.batch_size), num_batches))
+
+    def _check_max_steps(self) -> None:
+        trainer = self.trainer
+        if trainer is None or isinstance(trainer.limit_train_batches, int):  # then Lightning has epochs of its own
+            return
+        if trainer.max_steps < 0 or (trainer.max_epochs or 0) > 0:
+            raise UserError(
+                "trainer.max_steps: must be set, and trainer.max_epochs must not, as the stream has no end; one epoch"
+                f" of it is {self.batches_per_epoch} batches"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a place in the stream depends on; the place itself is in the trainer's loop state."""
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+            "num_workers": self.num_workers,
+            "open_shards": self.open_shards,
+            "corpus": self.corpus.sha256,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare a checkpoint's stream with this one.
+
+        Raises:
+            UserError: If a number or the corpus differs.
+        """
+        for name, present in self.state_dict().items():
+            saved = state_dict[name]
+            if saved != present:
+                raise UserError(
+                    f"data.{name}: the checkpoint was written with {saved}, this run has {present}; resume with the"
+                    " former, or start a new run"
+                )
+
+
+def _folders(shards: str | list[str]) -> list[Path]:
+    return [Path(folder) for folder in ([shards] if isinstance(shards, str) else shards)]

@@ -1,0 +1,1 @@
+"""Collectives that are the identity in a single process."""

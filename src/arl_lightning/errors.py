@@ -1,0 +1,8 @@
+"""The one exception that stands for a user's mistake."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the command line prints its one line and exits with status 2.
+
+    The message names the file or the key, says what is wrong with it, and how to put it right.
+    """

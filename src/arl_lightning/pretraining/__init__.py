@@ -1,0 +1,1 @@
+"""The pretraining method as a LightningModule, its schedules, options and callbacks."""

@@ -1,0 +1,55 @@
+"""Networks from a recipe's options."""
+
+import timm
+
+from arl_lightning.errors import UserError
+from arl_lightning.models.decoder import Decoder
+from arl_lightning.models.encoder import AViT
+from arl_lightning.models.heads import DINOHead
+from arl_lightning.models.networks import Student
+from arl_lightning.models.registry import MODEL_NAMES
+from arl_lightning.pretraining import options
+
+
+def build_encoder(encoder: options.Encoder, num_anatomies: int) -> AViT:
+    """Build the encoder without a classifier.
+
+    Raises:
+        UserError: If the name is unknown, or the patch size does not divide the image.
+    """
+    if encoder.name not in MODEL_NAMES:
+        raise UserError(f"model.encoder.name: '{encoder.name}' is not one of {', '.join(MODEL_NAMES)}")
+    network: AViT = timm.create_model(  # type: ignore[assignment]
+        encoder.name,
+        img_size=encoder.image_size,
+        in_chans=encoder.in_chans,
+        num_classes=0,
+        conditioning=encoder.conditioning,
+        num_anatomies=num_anatomies,
+        kernel=encoder.kernel,
+        reg_tokens=encoder.register_tokens,
+        drop_path_rate=encoder.drop_path,
+    )
+    patch_size = network.patch_size
+    if encoder.image_size % patch_size:
+        raise UserError(
+            f"model.encoder.image_size: {encoder.image_size} is not divisible by the patch size {patch_size}"
+        )
+    network.set_grad_checkpointing(encoder.checkpoint_gradients)
+    return network
+
+
+def build_student(
+    encoder: AViT,
+    decoder: options.Decoder | None,
+    distillation: options.SelfDistillation,
+) -> Student:
+    """Put head and decoder on an encoder; None for a decoder leaves it out."""
+    dim = encoder.embed_dim
+    head = decoding = None
+    if distillation.enabled:
+        head = DINOHead(dim, distillation.num_prototypes, distillation.hidden_dim, distillation.bottleneck_dim)
+    if decoder is not None:
+        pixels = encoder.patch_size**2 * encoder.in_chans
+        decoding = Decoder(dim, encoder.grid_size, pixels, decoder.depth, decoder.dim, decoder.num_heads)
+    return Student(encoder, head, decoding)

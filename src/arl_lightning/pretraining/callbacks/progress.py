@@ -1,0 +1,124 @@
+"""One bar over all steps of a run, and how fast it goes."""
+
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+# Metric, its name on the bar.
+SHOWN = {
+    "train/images_per_second": "img/s",
+    "train/loss/self_distillation": "sd",
+    "train/loss/reconstruction": "mim",
+    "train/loss/adversarial": "adv",
+    "train/loss/discriminator": "disc",
+    "train/adaptive_weight": "lambda",
+}
+
+
+class Throughput(pl.Callback):
+    """Log `train/images_per_second` of all ranks and `train/data_wait_share`, the share of time spent waiting for data.
+
+    Args:
+        smoothing: Share of the past in the running means.
+    """
+
+    def __init__(self, smoothing: float = 0.9) -> None:
+        self.smoothing = smoothing
+        self._ended: float | None = None
+        self._waited = 0.0
+        self._means: tuple[float, float] | None = None  # seconds a batch, seconds of it waiting
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Note how long the batch was waited for."""
+        self._waited = 0.0 if self._ended is None else time.perf_counter() - self._ended
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the running means; the first batch, which builds and warms up, is left out."""
+        now = time.perf_counter()
+        if self._ended is not None:
+            latest = (now - self._ended, self._waited)
+            past = self._means or latest
+            kept = self.smoothing
+            self._means = (kept * past[0] + (1 - kept) * latest[0], kept * past[1] + (1 - kept) * latest[1])
+            seconds, waited = self._means
+            num_images = len(batch["key"])
+            speed = {
+                "train/images_per_second": num_images * trainer.world_size / seconds,
+                "train/data_wait_share": waited / seconds,
+            }
+            pl_module.log_dict(speed, batch_size=num_images)
+        self._ended = now
+
+
+class Progress(ProgressBar):
+    """A bar over the run's steps with rate, time left, losses and lambda.
+
+    Where the output is no terminal, a line appears every `log_seconds` instead.
+
+    Args:
+        log_seconds: Seconds between two lines in a log file.
+    """
+
+    def __init__(self, log_seconds: float = 30.0) -> None:
+        super().__init__()
+        self.log_seconds = log_seconds
+        self._enabled = True
+        self._bar: tqdm | None = None
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar where the run stands."""
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc="pretrain",
+            unit="step",
+            file=sys.stderr,
+            disable=not self._enabled,
+            dynamic_ncols=terminal,
+            miniters=1,
+            mininterval=0.5 if terminal else self.log_seconds,
+            bar_format=None if terminal else "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}\n",
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Move on to the trainer's step."""
+        if self._bar is None:
+            return
+        moved = trainer.global_step - self._bar.n
+        if moved and self._due():
+            metrics = trainer.callback_metrics
+            shown = {short: f"{float(metrics[name]):.3g}" for name, short in SHOWN.items() if name in metrics}
+            self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(moved)
+
+    def _due(self) -> bool:
+        """Whether the bar is about to be drawn: reading metrics would make a GPU wait otherwise."""
+        bar = self._bar
+        return bar is not None and not bar.disable and time.time() - bar.last_print_t >= bar.mininterval
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the last state and close."""
+        if self._bar is not None:
+            self._bar.mininterval = 0
+            self.on_train_batch_end(trainer)
+            self._bar.close()
+
+    def on_exception(self, *_: Any) -> None:
+        """Leave the terminal in order for the error's line."""
+        if self._bar is not None:
+            self._bar.close()

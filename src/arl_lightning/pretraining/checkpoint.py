@@ -1,0 +1,38 @@
+"""What a checkpoint holds beside Lightning's state, in plain values so that it loads with `weights_only=True`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import arl_lightning
+from arl_lightning.errors import UserError
+
+
+def describe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the version and the module's arguments, nested groups as dictionaries."""
+    return {"version": arl_lightning.__version__, "recipe": {name: _plain(value) for name, value in recipe.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU, without unpickling code.
+
+    Raises:
+        UserError: If the file is missing, is no checkpoint, or not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a truncated or foreign file fails in many ways inside torch
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); choose another one") from error
+    if "arl" not in checkpoint:
+        raise UserError(f"{path}: not a checkpoint of `arl pretrain`")
+    return checkpoint

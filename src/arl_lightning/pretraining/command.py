@@ -1,0 +1,221 @@
+"""`arl pretrain`: from a recipe to a run folder."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from arl_lightning.data.pretraining import PretrainingDataModule
+from arl_lightning.errors import UserError
+from arl_lightning.pretraining import callbacks, checkpoint
+from arl_lightning.pretraining.arl import ARL
+from arl_lightning.pretraining.schedules import scaled_learning_rate
+
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run leaves what it makes, and how often.
+
+    Args:
+        folder: Holds checkpoints/, tensorboard/, pictures/ and recipe.yaml.
+        checkpoint_every_n_steps: Steps between two checkpoints; each replaces checkpoints/last.ckpt.
+        keep_every_checkpoint: Also keep each checkpoint under its step.
+        pictures_every_n_steps: Steps between two pictures of reconstructions.
+        watch_every_n_steps: Steps between two looks for collapse.
+    """
+
+    folder: str = "runs/pretrain"
+    checkpoint_every_n_steps: int = 1000
+    keep_every_checkpoint: bool = False
+    pictures_every_n_steps: int = 500
+    watch_every_n_steps: int = 100
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints / f"{LAST}.ckpt"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of pictures."""
+        return self.path / "pictures"
+
+
+class PretrainCLI(LightningCLI):
+    """Adds the run folder, resuming, and the links between model and data to Lightning's command line."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our keys; a linked key is set in one place only."""
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from: a path, or 'last'."
+        )
+        parser.add_class_arguments(Run, "run")
+        parser.link_arguments("run.folder", "trainer.default_root_dir")
+        parser.link_arguments("model.encoder.image_size", "data.global_size")
+        parser.link_arguments("model.encoder.in_chans", "data.in_chans")
+        parser.link_arguments("model.anatomies", "data.anatomies")
+        parser.link_arguments("data.batch_size", "model.batch_size")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    @property
+    def run(self) -> Run:
+        """The recipe's `run` group."""
+        return Run(**self.config["run"].as_dict())
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Give the trainer our callbacks and a logger inside the run folder."""
+        run = self.run
+        kwargs["callbacks"] = [*(self._get(self.config_init, "trainer.callbacks") or []), *_callbacks(run)]
+        kwargs["logger"] = TensorBoardLogger(run.path, name="", version="tensorboard")
+        return super().instantiate_trainer(**kwargs)
+
+
+def _silence_lightning() -> None:
+    """Keep Lightning's notes off the terminal where they do not apply; `start_report` says what does."""
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for message in (
+        "LightningCLI's args parameter",  # our own entry point gives both
+        "You defined a `validation_step` but have no `val_dataloader`",  # held-out shards are an option
+        "Using ModelCheckpoint with manual optimization",  # the state after the step is what we want
+        r"`isinstance\(treespec, LeafSpec\)`",
+        "The 'train_dataloader' does not have many workers",
+        "The 'val_dataloader' does not have many workers",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}")
+
+
+def _callbacks(run: Run) -> list[pl.Callback]:
+    saving = ModelCheckpoint(
+        dirpath=run.checkpoints,
+        filename="{step:07d}" if run.keep_every_checkpoint else LAST,
+        auto_insert_metric_name=False,
+        every_n_train_steps=run.checkpoint_every_n_steps,
+        save_top_k=-1 if run.keep_every_checkpoint else 1,
+        save_last=run.keep_every_checkpoint,
+        enable_version_counter=False,
+    )
+    return [
+        callbacks.Throughput(),
+        callbacks.CollapseMonitor(run.watch_every_n_steps),
+        callbacks.ReconstructionPictures(run.pictures, run.pictures_every_n_steps),
+        callbacks.Progress(),
+        callbacks.NonFiniteGuard(run.checkpoints),
+        callbacks.FinalCheckpoint(run.last_checkpoint),
+        saving,
+    ]
+
+
+def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
+    """Train as the recipe says, or go on from a checkpoint.
+
+    Args:
+        arguments: Those of the command line.
+        say: Shows the user lines on the first rank.
+
+    Raises:
+        UserError: If the recipe, the shards or the checkpoint cannot be used.
+    """
+    _silence_lightning()
+    cli = PretrainCLI(
+        ARL,
+        PretrainingDataModule,
+        args=list(arguments),
+        run=False,
+        save_config_callback=None,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        trainer_defaults={"enable_model_summary": False},
+        parser_kwargs={
+            "prog": "arl pretrain",
+            "description": "Pretrain A-ViT on packed shards, as a recipe says.",
+            "exit_on_error": False,
+        },
+    )
+    run, trainer = cli.run, cli.trainer
+    resume_from = _checkpoint_to_resume(cli.config["ckpt_path"], run, trainer.max_steps)
+    if trainer.is_global_zero:
+        _save_recipe(cli, run)
+        say(start_report(cli.model, cli.datamodule, trainer, resume_from))
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
+    if trainer.is_global_zero:
+        say(end_report(run))
+
+
+def _checkpoint_to_resume(ckpt_path: str | None, run: Run, max_steps: int) -> Path | None:
+    last = run.last_checkpoint
+    if ckpt_path is None and last.exists():
+        raise UserError(f"{last}: this folder holds a run; go on with --ckpt_path last, or choose another --run.folder")
+    if ckpt_path is None or (ckpt_path == LAST and not last.exists()):
+        return None  # a job script can always ask for the last one, the first time too
+    path = last if ckpt_path == LAST else Path(ckpt_path)
+    if checkpoint.load(path)["global_step"] >= max_steps:
+        raise UserError(
+            f"{path}: all {max_steps} steps are done; raise --trainer.max_steps to go on, or choose another"
+            " --run.folder for a new run"
+        )
+    return path
+
+
+def _save_recipe(cli: PretrainCLI, run: Run) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    temporary = run.path / "recipe.yaml.tmp"
+    temporary.write_text(cli.parser.dump(cli.config, skip_none=False), encoding="utf-8")
+    temporary.replace(run.path / "recipe.yaml")
+
+
+def start_report(model: ARL, data: PretrainingDataModule, trainer: pl.Trainer, resume_from: Path | None) -> str:
+    """Say what is about to be trained, on what, and at which learning rate."""
+    optimization = model.optimization
+    batch = model.batch_size * trainer.world_size * optimization.accumulate_batches
+    student = scaled_learning_rate(optimization.base_lr, batch)
+    discriminator = scaled_learning_rate(optimization.discriminator_base_lr, batch)
+    anatomies = ", ".join(f"{name} {count}" for name, count in data.corpus.anatomies.items())
+    lines = [
+        f"model           {model.encoder_options.name} at {model.encoder_options.image_size} px,"
+        f" conditioning {model.encoder_options.conditioning}",
+        f"corpus          {data.corpus.num_samples} images in {len(data.corpus.shards)} shards ({anatomies})",
+        f"global batch    {model.batch_size} images x {trainer.world_size} ranks"
+        f" x {optimization.accumulate_batches} accumulated = {batch}",
+        f"learning rate   {student:.3g} scaled from {optimization.base_lr:.3g} at 256"
+        f" (discriminator {discriminator:.3g})",
+        f"length          {trainer.max_steps} steps,"
+        f" {trainer.max_steps * optimization.accumulate_batches / data.batches_per_epoch:.1f} epochs of the corpus",
+        f"device          {trainer.strategy.root_device}, precision {trainer.precision}",
+    ]
+    if resume_from is not None:
+        lines.append(f"resuming        {resume_from}")
+    return "\n".join(lines)
+
+
+def end_report(run: Run) -> str:
+    """Say where everything lies and what to do next."""
+    pictures = sorted(run.pictures.glob("*.png"))
+    return "\n".join(
+        [
+            f"checkpoint      {run.last_checkpoint}",
+            f"TensorBoard     {run.path / 'tensorboard'}",
+            f"pictures        {pictures[-1] if pictures else 'none: reconstruction is off'}",
+            f"next            tensorboard --logdir {run.path}",
+            "                arl shards pack --source folder --root DIR --anatomy NAME --out SHARDS",
+            "                arl pretrain --config recipes/pretrain/avit_tiny_cpu.yaml --data.shards SHARDS",
+        ]
+    )

@@ -1,0 +1,65 @@
+"""One AdamW over the student and the discriminator: named groups, each with its own rate, betas and clipping.
+
+A single optimizer steps once a batch, which is what Lightning's step count, checkpoints and `max_steps` then mean.
+After one backward it equals a generator step followed by a discriminator step on the same reconstruction, as neither
+loss has a gradient with respect to the other network.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from arl_lightning.pretraining.options import Optimization
+from arl_lightning.pretraining.schedules import cosine, scaled_learning_rate, warmup_cosine
+
+STUDENT, DISCRIMINATOR = "student", "discriminator"
+
+
+def build_optimizer(
+    student: nn.Module, discriminator: nn.Module | None, options: Optimization, global_batch_size: int
+) -> torch.optim.AdamW:
+    """Build AdamW with up to four groups: either network, with and without weight decay.
+
+    Args:
+        student: Trained with `base_lr` and `betas`.
+        discriminator: Trained with `discriminator_base_lr` and `discriminator_betas`; None where it is off.
+        options: The recipe's.
+        global_batch_size: Images of a step over all ranks; scales both rates.
+    """
+    groups = [*_groups(student, STUDENT, options.base_lr, options.betas)]
+    if discriminator is not None:
+        groups += _groups(discriminator, DISCRIMINATOR, options.discriminator_base_lr, options.discriminator_betas)
+    for group in groups:
+        group["peak_lr"] = scaled_learning_rate(float(group.pop("base_lr")), global_batch_size)
+    # The rate is a schedule's from the first step; it must be a number before.
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def _groups(network: nn.Module, name: str, base_lr: float, betas: tuple[float, float]) -> Iterator[dict]:
+    # Vectors (biases, norms, mask and class tokens) are not decayed, as is usual for vision transformers.
+    decayed = [p for p in network.parameters() if p.ndim > 1 and 1 not in p.shape[:1]]
+    kept = {id(parameter) for parameter in decayed}
+    undecayed = [p for p in network.parameters() if id(p) not in kept]
+    for parameters, decays in ((decayed, True), (undecayed, False)):
+        yield {"params": parameters, "name": name, "base_lr": base_lr, "betas": betas, "decays": decays}
+
+
+def set_schedules(optimizer: torch.optim.Optimizer, options: Optimization, progress: float) -> None:
+    """Set every group's learning rate and weight decay for the share of the run that is done."""
+    weight_decay = cosine(progress, options.weight_decay, options.weight_decay_end)
+    for group in optimizer.param_groups:
+        peak = group["peak_lr"]
+        group["lr"] = warmup_cosine(progress, options.warmup_share, peak, peak * options.min_lr_ratio)
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> Tensor:
+    """Scale the gradients of one network down to a largest norm; returns the norm before, () tensor."""
+    return torch.nn.utils.clip_grad_norm_(parameters, maximum)
+
+
+def drop_gradients(network: nn.Module) -> None:
+    """Leave a network out of the next optimizer step: AdamW passes over parameters without a gradient."""
+    for parameter in network.parameters():
+        parameter.grad = None
