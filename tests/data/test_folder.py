@@ -317,3 +317,14 @@ def test_real_names_with_spaces_are_kept(ultrasound_data):
     assert not rejected
     assert "dataset 4/SampleA/GM_T_9.png" in {sample.name for sample in samples}
     assert len(samples) == 59
+
+
+def test_include_reads_only_what_matches_and_exclude_still_applies(tmp_path):
+    for name in ("train/a.png", "test/a.png", "test/a_mask.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((40, 40), 90, np.uint8)).save(path)
+    samples = list(read_folder(tmp_path, "breast", include=["test/*"], exclude=["*_mask*"]))
+    assert [sample.name for sample in samples] == ["test/a.png"]
+    with pytest.raises(UserError, match=r"'val/\*'"):
+        read_folder(tmp_path, "breast", include=["val/*"])

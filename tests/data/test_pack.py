@@ -55,7 +55,7 @@ def test_clips_give_more_images_than_files(tmp_path, write_clip):
 def test_masks_are_left_out(tmp_path, exclude):
     root = make_images(tmp_path / "in", 3)
     Image.new("L", (40, 40)).save(root / "good00_mask.png")
-    report = pack("folder", tmp_path / "out", root, "breast", exclude)
+    report = pack("folder", tmp_path / "out", root, "breast", exclude=exclude)
     assert (report.num_files, report.manifest.num_samples) == (3, 3)
 
 

@@ -15,13 +15,13 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import cv2
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.batch import PretrainingBatch
@@ -242,8 +242,8 @@ class PretrainingDataModule(pl.LightningDataModule):
         )
         return EndlessLoader(stream, loader, lambda: self.num_batches)
 
-    def val_dataloader(self) -> list[PretrainingBatch]:
-        """Return the fixed held-out batches, none without `val_shards`; every rank has its own.
+    def val_dataloader(self) -> DataLoader[PretrainingBatch] | list[Any]:
+        """Return the fixed held-out batches, kept in memory; none without `val_shards`. Every rank has its own.
 
         Raises:
             UserError: If the held-out shards hold less than a batch for each rank.
@@ -255,7 +255,8 @@ class PretrainingDataModule(pl.LightningDataModule):
             Corpus.load(self.val_folders), self.val_transform, self.batch_size, 0, rank, self.world_size
         )
         num_batches = min(self.num_val_batches, stream.batches_per_slot)
-        return list(itertools.islice(DataLoader(stream, self.batch_size), num_batches))
+        batches = list(itertools.islice(DataLoader(stream, self.batch_size), num_batches))
+        return DataLoader(cast(Dataset[PretrainingBatch], batches), batch_size=None)
 
     def _check_max_steps(self) -> None:
         trainer = self.trainer

@@ -181,9 +181,10 @@ class ACDTBlock(Block):
         return tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
 
     def _attend(self, normed: Tensor, layout: TokenLayout, anatomy: Tensor | None) -> Tensor:
-        if torch.is_autocast_enabled(normed.device.type):
+        device = normed.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # the meta device has none
             # The sampling's gathers are outside autocast's lists, and its neighbours run in this type anyway.
-            normed = normed.to(torch.get_autocast_dtype(normed.device.type))
+            normed = normed.to(torch.get_autocast_dtype(device))
         num_visible = layout.height * layout.width if layout.visible is None else layout.visible.shape[1]
         prefix, patches = normed.split((normed.shape[1] - num_visible, num_visible), dim=1)
         sampled = self.sampling(patches, anatomy, layout)

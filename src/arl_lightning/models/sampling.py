@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CORNERS = 4  # of the grid cell around a sampling location
+CPU_TABLE_BYTES = 8 * 2**20  # built at once by `sample_depthwise` on a CPU
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,19 @@ def sample_depthwise(tokens: Tensor, rows: Tensor, weights: Tensor, kernel: Tens
     Returns:
         (B, V, D).
     """
-    num_locations = kernel.shape[0]
+    kernel = kernel.to(tokens.dtype).contiguous()
+    images = len(tokens)
+    if tokens.device.type == "cpu":
+        # Tables beyond the cache and the allocator's pools are paged in anew by every block.
+        images = max(1, CPU_TABLE_BYTES // (tokens[0].numel() * tokens.element_size() * len(kernel)))
+    parts = zip(tokens.split(images), rows.split(images), weights.split(images), strict=True)
+    return torch.cat([_gather_weighed(*part, kernel) for part in parts])
+
+
+def _gather_weighed(tokens: Tensor, rows: Tensor, weights: Tensor, kernel: Tensor) -> Tensor:
     # Weighing the table before the gather sums all K * 4 corners in one pass, with no (B, V, K, D) sample in between.
-    table = (tokens[:, :, None] * kernel.to(tokens.dtype).contiguous()).flatten(1, 2)  # (B, V, K, D) -> (B, V * K, D)
+    table = (tokens[:, :, None] * kernel).flatten(1, 2)  # (B, V, K, D) -> (B, V * K, D)
+    num_locations = len(kernel)
     location = torch.arange(num_locations, device=rows.device)[:, None]
     return weighted_gather(table, (rows * num_locations + location).flatten(2), weights.flatten(2))
 

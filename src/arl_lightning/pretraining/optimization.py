@@ -56,7 +56,9 @@ def set_schedules(optimizer: torch.optim.Optimizer, options: Optimization, progr
 
 def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> Tensor:
     """Scale the gradients of one network down to a largest norm; returns the norm before, () tensor."""
-    return torch.nn.utils.clip_grad_norm_(parameters, maximum)
+    parameters = list(parameters)
+    # Where no parameter has a gradient, torch's norm is on the CPU, whatever the network's device.
+    return torch.nn.utils.clip_grad_norm_(parameters, maximum).to(parameters[0].device)
 
 
 def drop_gradients(network: nn.Module) -> None:

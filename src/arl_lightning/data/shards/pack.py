@@ -1,6 +1,7 @@
 """Packs a source into shards: the function behind `arl shards pack`."""
 
 import shlex
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def pack(
     out: Path,
     root: Path | None = None,
     anatomy: str | None = None,
+    include: list[str] | str | None = None,
     exclude: list[str] | str | None = None,
     fps: float = 2.0,
     num_samples: int = 640,
@@ -105,6 +107,7 @@ def pack(
         out: Folder for the shards; must not hold shards yet.
         root: Folder source: the folder with the images and clips.
         anatomy: Folder source: what all of them show, e.g. breast; `other` if it is none of the vocabulary.
+        include: Folder source: pattern, or list of patterns, of files to read, e.g. `test_data/*`; all by default.
         exclude: Folder source: pattern, or list of patterns, of files to leave out, e.g. `*_mask*` or `masks/*`.
         fps: Folder source: frames taken from each second of a clip.
         num_samples: Phantom source: images to draw.
@@ -126,9 +129,9 @@ def pack(
     start = time.perf_counter()
     encoding = Encoding(image_format, quality, short_side)
     if source == "folder":
-        opened = _open_folder(root, anatomy, [exclude] if isinstance(exclude, str) else exclude or [], fps)
+        opened = _open_folder(root, anatomy, _patterns(include), _patterns(exclude), fps)
     else:
-        _refuse_folder_arguments(root=root, anatomy=anatomy, exclude=exclude)
+        _refuse_folder_arguments(root=root, anatomy=anatomy, include=include, exclude=exclude)
         opened = _open_phantom(num_samples, seed)
     with ShardWriter(out, samples_per_shard, encoding, seed) as writer:
         rejected = _add_all(writer, opened)
@@ -139,12 +142,16 @@ def pack(
     return PackReport(out, manifest, num_files, tuple(rejected), time.perf_counter() - start)
 
 
-def _open_folder(root: Path | None, anatomy: str | None, exclude: list[str], fps: float) -> _Source:
+def _patterns(given: list[str] | str | None) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
+
+
+def _open_folder(root: Path | None, anatomy: str | None, include: list[str], exclude: list[str], fps: float) -> _Source:
     if root is None or anatomy is None:
         missing = "--root" if root is None else "--anatomy"
         raise UserError(f"{missing}: missing; use `--source folder --root DIR --anatomy NAME`")
-    items = read_folder(root, AnatomyVocabulary().canonical(anatomy), fps, exclude)
-    return _Source(items, sum(1 for _ in find_media(root, exclude)), root)
+    items = read_folder(root, AnatomyVocabulary().canonical(anatomy), fps, exclude, include=include)
+    return _Source(items, sum(1 for _ in find_media(root, exclude, include)), root)
 
 
 def _open_phantom(num_samples: int, seed: int) -> _Source:
@@ -175,7 +182,9 @@ def _with_progress(writer: ShardWriter, source: _Source) -> Iterable[Sample | Re
     """Pass the items on under a bar that counts files: how many frames a clip will give is not known before."""
     current = None
     start = time.perf_counter()
-    with tqdm(total=source.total, desc="pack", unit=" files" if source.root else " img", smoothing=0) as bar:
+    unit = " files" if source.root else " img"
+    interval = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two lines in a log file
+    with tqdm(total=source.total, desc="pack", unit=unit, smoothing=0, mininterval=interval, miniters=1) as bar:
         for item in source.items:
             yield item
             if source.unit(item) != current:

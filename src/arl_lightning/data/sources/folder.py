@@ -3,11 +3,12 @@
 Shapes: a decoded image is uint8, (H, W) grey or (H, W, 3) RGB.
 """
 
+import itertools
 import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,7 +51,12 @@ class _UnreadableError(Exception):
 
 
 def read_folder(
-    root: Path, anatomy: str, fps: float = 2.0, exclude: Sequence[str] = (), source: str | None = None
+    root: Path,
+    anatomy: str,
+    fps: float = 2.0,
+    exclude: Sequence[str] = (),
+    source: str | None = None,
+    include: Sequence[str] = (),
 ) -> Iterator[Sample | Rejected]:
     """Yield every image and sampled clip frame under a folder, in sorted order.
 
@@ -63,25 +69,30 @@ def read_folder(
         fps: Frames taken from each second of a clip, all where the clip has fewer.
         exclude: Patterns of files to leave out, see `find_media`.
         source: Name of the data set; the folder's name by default.
+        include: Patterns of files to read, none for all; likewise.
 
     Raises:
         UserError: If the root is missing, is no folder or holds nothing to read, or `fps` is not above 0.
     """
     if not (math.isfinite(fps) and fps > 0):
         raise UserError(f"--fps {fps}: must be above 0 frames per second")
-    if next(find_media(root, exclude), None) is None:
-        left_out = f" beside what {list(exclude)} excludes" if exclude else ""
+    paths = find_media(root, exclude, include)
+    first = next(paths, None)
+    if first is None:
+        left_out = f" that {list(include)} includes" if include else ""
+        left_out += f" beside what {list(exclude)} excludes" if exclude else ""
         raise UserError(
             f"{root}: holds no image or clip{left_out}; looked for {', '.join(IMAGE_SUFFIXES + CLIP_SUFFIXES)}"
         )
-    return _read_files(root, anatomy, Fraction(fps).limit_denominator(1000), exclude, source or root.resolve().name)
+    frame_rate = Fraction(fps).limit_denominator(1000)
+    return _read_files(itertools.chain([first], paths), root, anatomy, frame_rate, source or root.resolve().name)
 
 
-def find_media(root: Path, exclude: Sequence[str] = ()) -> Iterator[Path]:
+def find_media(root: Path, exclude: Sequence[str] = (), include: Sequence[str] = ()) -> Iterator[Path]:
     """Yield the images and clips under a folder, sorted within each folder.
 
     A pattern such as `*_mask*` or `masks/*` is compared, without regard to case, with the end of a file's path from any
-    folder on: `masks/*` leaves out every folder named masks, at any depth.
+    folder on: excluding `masks/*` leaves out every folder named masks, at any depth. Without `include` all are read.
 
     Raises:
         UserError: If the root, or a folder in it, is missing, is no folder or must not be read.
@@ -90,7 +101,7 @@ def find_media(root: Path, exclude: Sequence[str] = ()) -> Iterator[Path]:
         raise UserError(
             f"{root}: {'is no folder' if root.exists() else 'no such folder'}; --root names the images' folder"
         )
-    patterns = [f"*/{pattern.lower().lstrip('/')}{'*' if pattern.endswith('/') else ''}" for pattern in exclude]
+    excluded, included = _path_patterns(exclude), _path_patterns(include or ["*"])
     for folder, subfolders, names in os.walk(root, onerror=_refuse_folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
@@ -98,8 +109,16 @@ def find_media(root: Path, exclude: Sequence[str] = ()) -> Iterator[Path]:
             relative = f"/{path.relative_to(root).as_posix()}".lower()
             if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES + CLIP_SUFFIXES:
                 continue
-            if not any(fnmatchcase(relative, pattern) for pattern in patterns):
+            if _matches(relative, included) and not _matches(relative, excluded):
                 yield path
+
+
+def _path_patterns(patterns: Sequence[str]) -> list[str]:
+    return [f"*/{pattern.lower().lstrip('/')}{'*' if pattern.endswith('/') else ''}" for pattern in patterns]
+
+
+def _matches(relative: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(relative, pattern) for pattern in patterns)
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -107,9 +126,9 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _read_files(
-    root: Path, anatomy: str, fps: Fraction, exclude: Sequence[str], source: str
+    paths: Iterable[Path], root: Path, anatomy: str, fps: Fraction, source: str
 ) -> Iterator[Sample | Rejected]:
-    for path in find_media(root, exclude):
+    for path in paths:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() in IMAGE_SUFFIXES:
             image = decode_image(path)

@@ -1,0 +1,50 @@
+# Thin wrappers: every target is one command that can be typed by hand.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORPUS ?= corpus/phantom
+RUN ?= runs/smoke
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pretrain test lint bench clean constraints
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Installed again when what is to be installed changes. torch and torchvision come together: they must match.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/.installed ## Create .venv and install everything
+
+$(CORPUS)/manifest.json: | $(VENV)/.installed
+	$(BIN)/arl shards pack --source phantom --num_samples 640 --samples_per_shard 64 --out $(CORPUS)
+
+pretrain: $(VENV)/.installed $(CORPUS)/manifest.json ## Run the smoke recipe on phantoms; a stopped run goes on
+	$(BIN)/arl pretrain --config recipes/pretrain/smoke.yaml --data.shards $(CORPUS) \
+		--run.folder $(RUN) --ckpt_path last $(ARGS)
+
+test: $(VENV)/.installed ## Run the tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.installed ## Check style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed ## Count and time A-ViT-B beside ViT-B
+	$(BIN)/arl bench model $(ARGS)
+
+clean: ## Remove runs and packed phantoms
+	rm -rf runs/smoke $(CORPUS)
+
+constraints: $(VENV)/.installed ## Pin what is installed now
+	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt.tmp
+	mv constraints.txt.tmp constraints.txt
