@@ -1,9 +1,10 @@
-"""Makes the encoder of every pretraining test small."""
+"""Makes the encoder of every pretraining test small, and its products single-threaded: they are too small to share."""
 
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))  # tiny_shards, when these tests run alone
 
@@ -12,5 +13,8 @@ sys.path.append(str(Path(__file__).parents[1] / "data"))  # tiny_shards, when th
 def _tiny_encoder():
     from tiny_arl import tiny_encoder
 
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with tiny_encoder():
         yield
+    torch.set_num_threads(num_threads)

@@ -55,14 +55,15 @@ def tiny_encoder() -> AbstractContextManager:
 
 
 def tiny_arl(batch_size: int = 4, seed: int = 0, anatomy_dropout: float = 0.1, **changes: dict[str, Any]) -> ARL:
-    """Build the module with its networks, drawn from the seed; changes are fields of an option group."""
+    """Build the module with its networks, in float64, drawn from the seed; changes are fields of an option group."""
     groups = {name: dataclasses.replace(group, **changes.pop(name, {})) for name, group in GROUPS.items()}
     assert not changes, f"no such group: {changes}"
     module = ARL(**groups, batch_size=batch_size, anatomy_dropout=anatomy_dropout)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module.configure_model()
-    return module
+    # A checkpoint is loaded before Lightning converts the networks: float32 ones would round it.
+    return module.double()
 
 
 def random_batch(num_images: int = 4, seed: int = 0, num_global: int = 2, num_local: int = 1) -> PretrainingBatch:
@@ -129,8 +130,16 @@ def fit(
     ckpt_path: Path | None = None,
     **arguments: Any,
 ) -> pl.Trainer:
-    """Train in float64 on the CPU; a list of batches is repeated."""
-    callbacks = list(callbacks)
+    """Train in float64 on the CPU; a list of batches is repeated.
+
+    A run whose steps are all skipped would never end: it fails instead.
+    """
+
+    def check(trainer: pl.Trainer, module: ARL, batch_idx: int) -> None:
+        num_batches = trainer.fit_loop.total_batch_idx
+        assert num_batches < 20 * max_steps, f"step {trainer.global_step} of {max_steps} after {num_batches} batches"
+
+    callbacks = [*callbacks, Around(before=check)]
     quiet: dict[str, Any] = {
         "logger": False,
         "enable_progress_bar": False,

@@ -56,7 +56,7 @@ class AnatomyVocabulary:
             raise UserError(
                 f"anatomies: {list(names)} must be distinct and must not hold '{OTHER}' (it is the zero vector)"
             )
-        self.names = tuple(names)
+        self.names = tuple(name.strip().lower() for name in names)
 
     @property
     def num_anatomies(self) -> int:

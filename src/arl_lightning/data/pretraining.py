@@ -260,9 +260,7 @@ class PretrainingDataModule(pl.LightningDataModule):
 
     def _check_max_steps(self) -> None:
         trainer = self.trainer
-        if trainer is None or isinstance(trainer.limit_train_batches, int):  # then Lightning has epochs of its own
-            return
-        if trainer.max_steps < 0 or (trainer.max_epochs or 0) > 0:
+        if trainer is not None and (trainer.max_steps < 1 or (trainer.max_epochs or 0) > 0):
             raise UserError(
                 "trainer.max_steps: must be set, and trainer.max_epochs must not, as the stream has no end; one epoch"
                 f" of it is {self.batches_per_epoch} batches"

@@ -125,9 +125,13 @@ class AnatomyConditionedSampling(nn.Module):
         return self.sample(tokens, *self.offsets(tokens, anatomy, layout), layout)
 
     def sampling_macs(self, num_tokens: int) -> tuple[int, int]:
-        """Count what no matrix product shows: multiply-accumulates of the kernel and of the bilinear sampling."""
-        reads = num_tokens * NUM_LOCATIONS * self.weight.shape[0]
-        return reads * self.weight.shape[1], reads * CORNERS
+        """Count multiply-accumulates outside matrix products: of the depthwise kernel and of the bilinear sampling.
+
+        The grouped and the dense kernel are matrix products themselves, and count as none here.
+        """
+        dim, group_dim = self.weight.shape[:2]
+        reads = num_tokens * NUM_LOCATIONS * dim
+        return reads if group_dim == 1 else 0, reads * CORNERS
 
 
 class DeformableAttention(Attention):

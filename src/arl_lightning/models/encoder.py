@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import build_sincos2d_pos_embed
 from timm.models import VisionTransformer
 from timm.models._features import feature_take_indices
 from torch import Tensor
@@ -47,6 +48,15 @@ class AViT(VisionTransformer):
         super().__init__(**kwargs)
         self.conditioning = conditioning
         self.num_anatomies = num_anatomies
+
+    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+        """Draw weights as timm does; position embeddings start as 2-D sine and cosine, from which they learn on."""
+        super().init_weights(mode, needs_reset)
+        if self.pos_embed is None:
+            return
+        position = build_sincos2d_pos_embed(list(self.grid_size), dim=self.embed_dim, device=self.pos_embed.device)
+        with torch.no_grad():
+            self.pos_embed[0, -len(position) :] = position.to(self.pos_embed.dtype)
 
     @property
     def patch_size(self) -> int:

@@ -108,6 +108,11 @@ class Teacher(nn.Module):
         self.encoder = copy.deepcopy(student.encoder)
         self.head = copy.deepcopy(student.head)
         self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode: targets are not drawn through stochastic depth."""
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, global_images: Tensor, anatomy: Tensor, positions: Tensor | None = None) -> TeacherOutput:

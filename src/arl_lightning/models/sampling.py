@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CORNERS = 4  # of the grid cell around a sampling location
-CPU_TABLE_BYTES = 8 * 2**20  # built at once by `sample_depthwise` on a CPU
+CPU_TABLE_BYTES = 16 * 2**20  # that `sample_depthwise` builds at once on a CPU
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from arl_lightning.models.patches import patchify
 from arl_lightning.objectives.mim import denormalize_patches, neighbour_mean, reconstruction_loss
 from arl_lightning.objectives.precision import full_precision
 from arl_lightning.pretraining import options
-from arl_lightning.pretraining.build import build_encoder, build_student
+from arl_lightning.pretraining.build import build_encoder, build_student, check_masking
 from arl_lightning.pretraining.checkpoint import describe
 from arl_lightning.pretraining.distillation import Distillation
 from arl_lightning.pretraining.optimization import build_optimizer, clip_gradients, drop_gradients, set_schedules
@@ -71,6 +71,8 @@ class ARL(pl.LightningModule):
         self.automatic_optimization = False
         if not reconstruction.enabled and not self_distillation.enabled:
             raise UserError("model.reconstruction.enabled and model.self_distillation.enabled: one must be true")
+        if adversarial.update_every < 1 or optimization.accumulate_batches < 1:
+            raise UserError("model.adversarial.update_every and model.optimization.accumulate_batches: at least 1")
         self.encoder_options = encoder
         self.decoder_options = decoder
         self.pixels = pixels
@@ -83,6 +85,8 @@ class ARL(pl.LightningModule):
         self.vocabulary = AnatomyVocabulary(anatomies)
         self.anatomy_dropout = anatomy_dropout
         self.batch_size = batch_size
+        if self.distils_patches and not self.masks:
+            raise UserError("model.self_distillation.patch_weight: needs a mask; set student_view to masked, or 0 here")
         self.nonfinite_steps = self.nonfinite_streak = 0
         self._num_accumulated = 0
 
@@ -92,6 +96,8 @@ class ARL(pl.LightningModule):
             return
         encoder = build_encoder(self.encoder_options, self.vocabulary.num_anatomies)
         self.grid_size, self.patch_size = encoder.grid_size, encoder.patch_size
+        if self.masks:
+            check_masking(self.masking, encoder.patch_embed.num_patches)
         self.student = build_student(
             encoder, self.decoder_options if self.reconstruction.enabled else None, self.self_distillation
         )
@@ -123,7 +129,7 @@ class ARL(pl.LightningModule):
     @property
     def distils_patches(self) -> bool:
         """Whether patch tokens are distilled too."""
-        return self.distillation is not None and self.self_distillation.patch_weight > 0
+        return self.self_distillation.enabled and self.self_distillation.patch_weight > 0
 
     @property
     def progress(self) -> float:

@@ -8,6 +8,7 @@ from arl_lightning.models.encoder import AViT
 from arl_lightning.models.heads import DINOHead
 from arl_lightning.models.networks import Student
 from arl_lightning.models.registry import MODEL_NAMES
+from arl_lightning.objectives.masking import num_hidden_patches
 from arl_lightning.pretraining import options
 
 
@@ -53,3 +54,15 @@ def build_student(
         pixels = encoder.patch_size**2 * encoder.in_chans
         decoding = Decoder(dim, encoder.grid_size, pixels, decoder.depth, decoder.dim, decoder.num_heads)
     return Student(encoder, head, decoding)
+
+
+def check_masking(masking: options.Masking, num_patches: int) -> None:
+    """See that a mask leaves some patches visible and hides some.
+
+    Raises:
+        UserError: If it does not.
+    """
+    try:
+        num_hidden_patches(num_patches, masking.ratio)
+    except ValueError as error:
+        raise UserError(f"model.masking.ratio: {error}") from error

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining import callbacks, checkpoint
 from arl_lightning.pretraining.arl import ARL
+from arl_lightning.pretraining.build import build_encoder
 from arl_lightning.pretraining.schedules import scaled_learning_rate
 
 LAST = "last"
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
         },
     )
     run, trainer = cli.run, cli.trainer
+    _check(cli.model, cli.datamodule, trainer)
     resume_from = _checkpoint_to_resume(cli.config["ckpt_path"], run, trainer.max_steps)
     if trainer.is_global_zero:
         _save_recipe(cli, run)
@@ -158,6 +163,19 @@ def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
     if trainer.is_global_zero:
         say(end_report(run))
+
+
+def _check(model: ARL, data: PretrainingDataModule, trainer: pl.Trainer) -> None:
+    """Refuse what would fail late, or train wrongly without a word."""
+    if trainer.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision: {trainer.precision} is not supported; use one of {', '.join(PRECISIONS)}")
+    if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+        raise UserError("trainer.strategy: networks cannot be sharded yet, ranks would drift apart; use ddp")
+    with torch.device("meta"):
+        patch_size = build_encoder(model.encoder_options, model.vocabulary.num_anatomies).patch_size
+    crops = data.transform.multi_crop
+    if crops.num_local and crops.local_size % patch_size:
+        raise UserError(f"data.local_size: {crops.local_size} is not divisible by the patch size {patch_size}")
 
 
 def _checkpoint_to_resume(ckpt_path: str | None, run: Run, max_steps: int) -> Path | None:
@@ -198,7 +216,7 @@ def start_report(model: ARL, data: PretrainingDataModule, trainer: pl.Trainer, r
         f"learning rate   {student:.3g} scaled from {optimization.base_lr:.3g} at 256"
         f" (discriminator {discriminator:.3g})",
         f"length          {trainer.max_steps} steps,"
-        f" {trainer.max_steps * optimization.accumulate_batches / data.batches_per_epoch:.1f} epochs of the corpus",
+        f" {trainer.max_steps * batch / data.corpus.num_samples:.1f} epochs of the corpus",
         f"device          {trainer.strategy.root_device}, precision {trainer.precision}",
     ]
     if resume_from is not None:

@@ -37,12 +37,14 @@ def build_optimizer(
 
 
 def _groups(network: nn.Module, name: str, base_lr: float, betas: tuple[float, float]) -> Iterator[dict]:
-    # Vectors (biases, norms, mask and class tokens) are not decayed, as is usual for vision transformers.
-    decayed = [p for p in network.parameters() if p.ndim > 1 and 1 not in p.shape[:1]]
-    kept = {id(parameter) for parameter in decayed}
-    undecayed = [p for p in network.parameters() if id(p) not in kept]
-    for parameters, decays in ((decayed, True), (undecayed, False)):
+    for decays in (True, False):
+        parameters = [parameter for key, parameter in network.named_parameters() if _decays(key, parameter) == decays]
         yield {"params": parameters, "name": name, "base_lr": base_lr, "betas": betas, "decays": decays}
+
+
+def _decays(key: str, parameter: nn.Parameter) -> bool:
+    """Spare biases, norms, tokens and position embeddings, as is usual for vision transformers."""
+    return parameter.ndim > 1 and not key.endswith(("_token", "pos_embed"))
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, options: Optimization, progress: float) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from arl_lightning.models.acdt import Kernel
 from arl_lightning.models.encoder import Conditioning
+from arl_lightning.models.registry import PIXEL_MEAN, PIXEL_STD
 from arl_lightning.objectives.adversarial import AdversarialLoss
 
 
@@ -60,8 +61,8 @@ class Pixels:
         std: Divides them afterwards.
     """
 
-    mean: float = 0.2
-    std: float = 0.2
+    mean: float = PIXEL_MEAN
+    std: float = PIXEL_STD
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from arl_lightning.data.anatomy import AnatomyVocabulary
+from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.data.shards.sample import Rejected, Sample
 from arl_lightning.data.shards.writer import Encoding, ShardWriter
@@ -96,6 +96,7 @@ def pack(
     quality: int = 92,
     seed: int = 0,
     max_bad_share: float = 0.05,
+    anatomies: list[str] | None = None,
 ) -> PackReport:
     """Pack images into checksummed WebDataset shards for pretraining.
 
@@ -117,6 +118,7 @@ def pack(
         quality: JPEG quality, 1 to 100.
         seed: Of the shuffle, and of the phantom.
         max_bad_share: Give up if more than this share of the files cannot be read.
+        anatomies: Folder source: a vocabulary of your own, the same as `--model.anatomies` in pretraining.
 
     Returns:
         The report, for printing.
@@ -129,9 +131,10 @@ def pack(
     start = time.perf_counter()
     encoding = Encoding(image_format, quality, short_side)
     if source == "folder":
-        opened = _open_folder(root, anatomy, _patterns(include), _patterns(exclude), fps)
+        vocabulary = AnatomyVocabulary(anatomies or ANATOMIES)
+        opened = _open_folder(root, anatomy, vocabulary, _patterns(include), _patterns(exclude), fps)
     else:
-        _refuse_folder_arguments(root=root, anatomy=anatomy, include=include, exclude=exclude)
+        _refuse_folder_arguments(root=root, anatomy=anatomy, include=include, exclude=exclude, anatomies=anatomies)
         opened = _open_phantom(num_samples, seed)
     with ShardWriter(out, samples_per_shard, encoding, seed) as writer:
         rejected = _add_all(writer, opened)
@@ -146,11 +149,18 @@ def _patterns(given: list[str] | str | None) -> list[str]:
     return [given] if isinstance(given, str) else given or []
 
 
-def _open_folder(root: Path | None, anatomy: str | None, include: list[str], exclude: list[str], fps: float) -> _Source:
+def _open_folder(
+    root: Path | None,
+    anatomy: str | None,
+    vocabulary: AnatomyVocabulary,
+    include: list[str],
+    exclude: list[str],
+    fps: float,
+) -> _Source:
     if root is None or anatomy is None:
         missing = "--root" if root is None else "--anatomy"
         raise UserError(f"{missing}: missing; use `--source folder --root DIR --anatomy NAME`")
-    items = read_folder(root, AnatomyVocabulary().canonical(anatomy), fps, exclude, include=include)
+    items = read_folder(root, vocabulary.canonical(anatomy), fps, exclude, include=include)
     return _Source(items, sum(1 for _ in find_media(root, exclude, include)), root)
 
 

@@ -54,7 +54,11 @@ class CollapseMonitor(pl.Callback):
         if step == self._last_step or step % self.every_n_steps != 0:
             return
         self._last_step = step
-        rank = rank_me(torch.cat(list(self._tokens)))
+        tokens = torch.cat(list(self._tokens))
+        tokens = tokens[tokens.isfinite().all(1)]  # those of a skipped step may not be, and have no singular values
+        if len(tokens) == 0:
+            return
+        rank = rank_me(tokens)
         pl_module.log("train/rank_me", rank, batch_size=len(batch["key"]))
         if step > self.grace_share * trainer.max_steps:
             for symptom in symptoms(float(rank), {k: float(v) for k, v in trainer.callback_metrics.items()}):

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from arl_lightning.data.batch import PretrainingBatch
 from arl_lightning.models.patches import patchify, unpatchify
 from arl_lightning.objectives.adversarial import compose
 from arl_lightning.pretraining.arl import ARL
@@ -20,6 +21,7 @@ from arl_lightning.pretraining.views import draw_mask
 
 COLUMNS = ("input", "masked", "reconstruction", "pasted")
 HIDDEN_GREY = 0.35
+SEARCHED_BATCHES = 200  # for one example of each anatomy; looking makes a GPU wait
 
 
 class ReconstructionPictures(pl.Callback):
@@ -36,23 +38,28 @@ class ReconstructionPictures(pl.Callback):
         self.every_n_steps = every_n_steps
         self.max_rows = max_rows
         self._examples: dict[int, tuple[Tensor, Tensor]] = {}  # anatomy -> first global view, seed
+        self._num_searched = 0
         self._last_step = -1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collect examples, and draw when it is time."""
-        for view, anatomy, seed in zip(
-            batch["global_views"][:, 0], batch["anatomy"].tolist(), batch["seed"], strict=True
-        ):
-            if anatomy not in self._examples and len(self._examples) < self.max_rows:
-                self._examples[anatomy] = (view.clone(), seed.clone())
+        if self._num_searched < SEARCHED_BATCHES and len(self._examples) < self.max_rows:
+            self._num_searched += 1
+            self._collect(batch)
         if trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, cast(ARL, pl_module))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the final state."""
         self._draw(trainer, cast(ARL, pl_module))
+
+    def _collect(self, batch: PretrainingBatch) -> None:
+        views = batch["global_views"][:, 0]
+        for view, anatomy, seed in zip(views, batch["anatomy"].tolist(), batch["seed"], strict=True):
+            if anatomy not in self._examples and len(self._examples) < self.max_rows:
+                self._examples[anatomy] = (view.clone(), seed.clone())
 
     def _draw(self, trainer: pl.Trainer, module: ARL) -> None:
         step = trainer.global_step
@@ -86,8 +93,11 @@ def reconstruction_panels(module: ARL, crops: Tensor, anatomy: Tensor, seeds: Te
     """
     images = module.normalize(crops[:, None])
     mask = draw_mask(seeds, 1, module.grid_size, module.masking)
+    was_training = module.student.training
+    module.student.eval()
     with torch.autocast(images.device.type, enabled=False):
         reconstruction = module.reconstruct(images, anatomy, mask)
+    module.student.train(was_training)
     patches = patchify(images, module.patch_size)
     hidden = torch.full_like(patches, (HIDDEN_GREY - module.pixels.mean) / module.pixels.std)
     columns = [patches, compose(hidden, patches, mask), reconstruction, compose(reconstruction, patches, mask)]
