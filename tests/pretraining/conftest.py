@@ -1,12 +1,7 @@
 """Makes the encoder of every pretraining test small, and its products single-threaded: they are too small to share."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "data"))  # tiny_shards, when these tests run alone
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ GRID = (4, 4)
 
 
 def views_of(batch, augmentation=NO_AUGMENTATION, masking=Masking()):
-    return make_views(batch, batch["anatomy"], augmentation, Pixels(), masking, GRID, torch.float64)
+    return make_views(batch, batch["anatomy"], augmentation, Pixels(0.2, 0.4), masking, GRID, torch.float64)
 
 
 def test_views_are_stacked_view_by_view():
@@ -24,7 +24,7 @@ def test_views_are_stacked_view_by_view():
                 (views.global_images, batch["global_views"]),
                 (views.local_images, batch["local_views"]),
             ):
-                expected = (crops[image, view].double() / 255 - 0.2) / 0.2
+                expected = (crops[image, view].double() / 255 - 0.2) / 0.4
                 torch.testing.assert_close(images[view * 3 + image], expected)
 
 

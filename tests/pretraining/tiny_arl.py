@@ -149,16 +149,9 @@ def fit(
         "precision": "64-true",
     }
     trainer = pl.Trainer(max_steps=max_steps, callbacks=callbacks, **{**quiet, **arguments})
-    loader = (
-        {"datamodule": data} if isinstance(data, pl.LightningDataModule) else {"train_dataloaders": as_loader(data)}
-    )
-    trainer.fit(module, **loader, ckpt_path=ckpt_path, weights_only=True)
+    source = DataLoader(data, batch_size=None) if isinstance(data, list) else data  # type: ignore[arg-type]
+    trainer.fit(module, source, ckpt_path=ckpt_path, weights_only=True)
     return trainer
-
-
-def as_loader(batches: list[PretrainingBatch]) -> DataLoader:
-    """Yield ready batches in order."""
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
 def snapshot(trainer: pl.Trainer, module: ARL) -> dict[str, Any]:

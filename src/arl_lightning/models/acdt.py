@@ -39,9 +39,9 @@ class AnatomyEmbedding(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim, bias=False)
 
     def init_weights(self) -> None:
-        """Start AC at about a third of the normalised tokens' scale, so that the offsets can hear it."""
+        """Start AC at about 0.4 of the normalised tokens' scale, so that the offsets can hear it."""
         nn.init.normal_(self.fc1.weight, std=1.0)
-        nn.init.trunc_normal_(self.fc2.weight, std=0.02)
+        nn.init.trunc_normal_(self.fc2.weight, std=0.6 * self.fc2.in_features**-0.5)
 
     def forward(self, anatomy: Tensor) -> Tensor:
         """Map (B, A) one-hot rows to AC, (B, D)."""

@@ -28,7 +28,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: If the file is missing, is no checkpoint, or not one of ours.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint; give a file, or `last` for the run folder's newest")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a truncated or foreign file fails in many ways inside torch

@@ -1,16 +1,19 @@
 """`arl pretrain`: from a recipe to a run folder."""
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
@@ -80,6 +83,17 @@ class PretrainCLI(LightningCLI):
         parser.link_arguments("data.batch_size", "model.batch_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and name the key that was probably meant where one is unknown.
+
+        Raises:
+            UserError: If a key or a value cannot be used.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise UserError(f"{error}; {_advice(str(error), parser)}") from error
+
     @property
     def run(self) -> Run:
         """The recipe's `run` group."""
@@ -93,14 +107,31 @@ class PretrainCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+def _advice(message: str, parser: LightningArgumentParser) -> str:
+    unknown = re.search(
+        r"unrecognized arguments: --([\w.]+)|(?:Group|Key) '([\w.]*)' does not accept option '([\w.]+)'", message
+    )
+    if unknown is None:
+        return "`arl pretrain --help` lists the keys and their types"
+    argument, group, option = unknown.groups()
+    key = argument or f"{group}.{option}"
+    known = [action.dest for action in parser._actions]
+    close = get_close_matches(key, known, n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else "`arl pretrain --help` lists the keys"
+
+
 def _silence_lightning() -> None:
     """Keep Lightning's notes off the terminal where they do not apply; `start_report` says what does."""
-    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         "LightningCLI's args parameter",  # our own entry point gives both
         "You defined a `validation_step` but have no `val_dataloader`",  # held-out shards are an option
         "Using ModelCheckpoint with manual optimization",  # the state after the step is what we want
+        "Total length of `list` across ranks is zero",  # likewise
+        "Checkpoint directory .* exists and is not empty",  # of a run that goes on
         r"`isinstance\(treespec, LeafSpec\)`",
+        r"Found \d+ module\(s\) in eval mode",  # the teacher
         "The 'train_dataloader' does not have many workers",
         "The 'val_dataloader' does not have many workers",
     ):
@@ -128,18 +159,13 @@ def _callbacks(run: Run) -> list[pl.Callback]:
     ]
 
 
-def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
-    """Train as the recipe says, or go on from a checkpoint.
-
-    Args:
-        arguments: Those of the command line.
-        say: Shows the user lines on the first rank.
+def build_cli(arguments: Sequence[str]) -> PretrainCLI:
+    """Parse the arguments and build trainer, module and DataModule from them.
 
     Raises:
-        UserError: If the recipe, the shards or the checkpoint cannot be used.
+        UserError: If a key or a value cannot be used.
     """
-    _silence_lightning()
-    cli = PretrainCLI(
+    return PretrainCLI(
         ARL,
         PretrainingDataModule,
         args=list(arguments),
@@ -154,12 +180,26 @@ def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
             "exit_on_error": False,
         },
     )
+
+
+def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
+    """Train as the recipe says, or go on from a checkpoint.
+
+    Args:
+        arguments: Those of the command line.
+        say: Shows the user lines on the first rank.
+
+    Raises:
+        UserError: If the recipe, the shards or the checkpoint cannot be used.
+    """
+    _silence_lightning()
+    cli = build_cli(arguments)
     run, trainer = cli.run, cli.trainer
     _check(cli.model, cli.datamodule, trainer)
     resume_from = _checkpoint_to_resume(cli.config["ckpt_path"], run, trainer.max_steps)
     if trainer.is_global_zero:
-        _save_recipe(cli, run)
         say(start_report(cli.model, cli.datamodule, trainer, resume_from))
+        _save_recipe(cli, run)
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
     if trainer.is_global_zero:
         say(end_report(run))
