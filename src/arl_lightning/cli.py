@@ -58,7 +58,7 @@ def _call(function: Callable[..., object], program: str, arguments: Sequence[str
     """Parse a function's typed signature from the command line and call it."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=program, exit_on_error=False)
+    parser = ArgumentParser(prog=program, usage=f"{program} [--KEY VALUE ...]", exit_on_error=False)
     parser.add_function_arguments(function)
     return function(**parser.parse_args(list(arguments)).as_dict())
 

@@ -28,14 +28,13 @@ def test_a_checkpoint_holds_plain_values(path):
     assert checkpoint["global_step"] == 2
 
 
-def test_the_recipe_rebuilds_the_module(path):
-    checkpoint = load(path)
-    recipe = checkpoint["arl"]["recipe"]
-    groups = {"encoder": options.Encoder, "decoder": options.Decoder, "adversarial": options.Adversarial}
-    groups |= {"self_distillation": options.SelfDistillation}
-    module = ARL(**{name: kind(**recipe[name]) for name, kind in groups.items()}, anatomies=recipe["anatomies"])
-    module.configure_model()
-    module.load_state_dict(checkpoint["state_dict"])
+def test_the_module_is_rebuilt_with_its_options_and_weights(path):
+    saved, module = torch.load(path, weights_only=True), ARL.from_checkpoint(path)
+    assert describe(module.recipe)["recipe"] == saved["arl"]["recipe"]
+    assert isinstance(module.adversarial, options.Adversarial)
+    weights = module.state_dict()
+    assert weights.keys() == saved["state_dict"].keys()
+    assert all(torch.equal(weights[name], value.float()) for name, value in saved["state_dict"].items())
 
 
 def test_every_argument_is_in_the_recipe():

@@ -6,6 +6,7 @@ Legend: B images, G global views, N patches, P pixels of a patch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -25,7 +26,7 @@ from arl_lightning.objectives.mim import denormalize_patches, neighbour_mean, re
 from arl_lightning.objectives.precision import full_precision
 from arl_lightning.pretraining import options
 from arl_lightning.pretraining.build import build_encoder, build_student, check_masking
-from arl_lightning.pretraining.checkpoint import describe
+from arl_lightning.pretraining.checkpoint import arguments, describe, load
 from arl_lightning.pretraining.distillation import Distillation
 from arl_lightning.pretraining.optimization import build_optimizer, clip_gradients, drop_gradients, set_schedules
 from arl_lightning.pretraining.pixels import PixelLosses, pixel_losses
@@ -89,6 +90,19 @@ class ARL(pl.LightningModule):
             raise UserError("model.self_distillation.patch_weight: needs a mask; set student_view to masked, or 0 here")
         self.nonfinite_steps = self.nonfinite_streak = 0
         self._num_accumulated = 0
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> "ARL":
+        """Rebuild the module, networks and weights, from a checkpoint of `arl pretrain`.
+
+        Raises:
+            UserError: If the file is missing or is no such checkpoint.
+        """
+        checkpoint = load(path)
+        module = cls(**arguments(checkpoint["arl"]["recipe"], cls.__init__))
+        module.configure_model()
+        module.load_state_dict(checkpoint["state_dict"])
+        return module
 
     def configure_model(self) -> None:
         """Build the networks once; strategies that shard call this on their own device."""

@@ -1,8 +1,9 @@
 """What a checkpoint holds beside Lightning's state, in plain values so that it loads with `weights_only=True`."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -19,6 +20,14 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return value
+
+
+def arguments(recipe: dict[str, Any], constructor: Callable[..., None]) -> dict[str, Any]:
+    """Turn a described recipe back into the constructor's arguments, dictionaries into option groups."""
+    types = get_type_hints(constructor)
+    return {
+        name: types[name](**value) if dataclasses.is_dataclass(types[name]) else value for name, value in recipe.items()
+    }
 
 
 def load(path: Path) -> dict[str, Any]:

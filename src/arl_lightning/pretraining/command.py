@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.errors import UserError
@@ -176,6 +177,7 @@ def build_cli(arguments: Sequence[str]) -> PretrainCLI:
         trainer_defaults={"enable_model_summary": False},
         parser_kwargs={
             "prog": "arl pretrain",
+            "usage": "arl pretrain --config recipes/pretrain/NAME.yaml [--KEY VALUE ...]",
             "description": "Pretrain A-ViT on packed shards, as a recipe says.",
             "exit_on_error": False,
         },
@@ -200,7 +202,10 @@ def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
     if trainer.is_global_zero:
         say(start_report(cli.model, cli.datamodule, trainer, resume_from))
         _save_recipe(cli, run)
-    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
+    try:
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
     if trainer.is_global_zero:
         say(end_report(run))
 
