@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -170,3 +172,19 @@ def test_help_lists_the_commands_and_an_unknown_one_is_refused(capsys):
     assert all(command in listed for command in ("pretrain", "shards pack", "bench model"))
     assert main(["pretrian"]) == 2
     assert "pretrian" in error_line(capsys)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/real_run.md"])
+def test_links_between_pages_lead_somewhere(page):
+    path = Path(__file__).parents[1] / page
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    first, _ = snippet.split("from arl_lightning.pretraining")  # what follows needs a finished run
+    names: dict = {}
+    exec(first, names)  # noqa: S102 (our own page)
+    assert names["tokens"].shape == (2, 197, 768)

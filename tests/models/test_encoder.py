@@ -231,7 +231,7 @@ def test_intermediates_are_the_blocks_outputs_as_maps():
     model, image, outputs = avit(reg_tokens=1), images(2, 24, 40), []
     for block in model.blocks:
         block.register_forward_hook(lambda _, __, output: outputs.append(output))
-    features, maps = model.forward_intermediates(image, ANATOMY)
+    features, maps = model.forward_intermediates(image, anatomy=ANATOMY)
     torch.testing.assert_close(features, model.forward_features(image, ANATOMY))
     assert [tuple(each.shape) for each in maps] == [(2, 48, 3, 5)] * 3
     for each, output in zip(maps, outputs[:3], strict=True):
@@ -240,9 +240,9 @@ def test_intermediates_are_the_blocks_outputs_as_maps():
 
 def test_intermediates_that_are_asked_for():
     model = avit()
-    features, maps = model.forward_intermediates(images(), ANATOMY)
-    assert torch.equal(model.forward_intermediates(images(), ANATOMY, indices=[1])[1][0], maps[1])
-    last = model.forward_intermediates(images(), ANATOMY, indices=1, norm=True)[1]
+    features, maps = model.forward_intermediates(images(), anatomy=ANATOMY)
+    assert torch.equal(model.forward_intermediates(images(), anatomy=ANATOMY, indices=[1])[1][0], maps[1])
+    last = model.forward_intermediates(images(), anatomy=ANATOMY, indices=1, norm=True)[1]
     assert len(last) == 1
     torch.testing.assert_close(last[0].flatten(2).transpose(1, 2), features[:, 1:])
 
@@ -309,3 +309,17 @@ def test_runs_on_the_meta_device():
     with torch.device("meta"):
         model, image = AViT(**SHAPE), torch.empty(2, 1, 32, 32)
         assert model(image, torch.empty(2, dtype=torch.long)).shape == (2, 5)
+
+
+def test_timms_feature_interfaces_work():
+    model = timm.create_model("avit_tiny_patch16_224", depth=4, img_size=64, num_classes=0).eval()
+    image = torch.rand(2, 1, 64, 96)
+    (_, maps), pairs = (
+        model.forward_intermediates(image),
+        model.get_intermediate_layers(image, 2, reshape=True, return_prefix_tokens=True),
+    )
+    assert [tuple(patches.shape) for patches, _ in pairs] == [(2, 192, 4, 6)] * 2
+    assert all(torch.equal(patches, expected) for (patches, _), expected in zip(pairs, maps[2:], strict=True))
+    assert pairs[0][1].shape == (2, 1, 192)
+    extractor = timm.create_model("avit_tiny_patch16_224", depth=4, img_size=64, features_only=True).eval()
+    assert [tuple(found.shape) for found in extractor(image)] == [(2, 192, 4, 6)] * 3

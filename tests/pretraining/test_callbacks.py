@@ -153,19 +153,18 @@ def test_the_final_checkpoint_is_the_last_step(tmp_path):
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
-def test_throughput_counts_images(monkeypatch):
-    # Batches of 4 that end every 2 s, the last half second of which is spent waiting.
-    times = iter([1.5, 2.0, 3.5, 4.0, 5.5, 6.0])
+def test_throughput_counts_images_and_the_loader_s_waiting(monkeypatch):
+    # Batches of 4 that end every 2 s, half a second of which the loader was waited for.
+    times, waited = iter([2.0, 4.0, 6.0]), iter([0.5, 1.0, 1.5])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
     logged: list[dict] = []
     module = type("Module", (), {"log_dict": lambda self, values, batch_size: logged.append(values)})()
-    trainer, throughput = type("Trainer", (), {"world_size": 3})(), Throughput()
-    next(times)
-    throughput.on_train_batch_end(trainer, module, None, BATCHES[0], 0)
-    for batch_idx in (1, 2):
-        throughput.on_train_batch_start()
+    throughput = Throughput()
+    for batch_idx in range(3):
+        loader = type("Loader", (), {"seconds_waited": next(waited)})()
+        trainer = type("Trainer", (), {"world_size": 3, "train_dataloader": loader})()
         throughput.on_train_batch_end(trainer, module, None, BATCHES[0], batch_idx)
-    assert logged == [{"train/images_per_second": 6.0, "train/data_wait_share": 0.75}] * 2
+    assert logged == [{"train/images_per_second": 6.0, "train/data_wait_share": 0.25}] * 2
 
 
 def test_pictures_show_the_reconstruction_where_patches_are_hidden(tmp_path):

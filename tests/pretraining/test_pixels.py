@@ -132,7 +132,7 @@ def test_the_weight_option(module, views, weighting):
         losses_of(module, views, decoded, adversarial=Adversarial(weighting=weighting, weight=weight))
         for weight in (1.0, 2.0)
     )
-    weights = [losses.metrics["train/adaptive_weight"].item() for losses in (single, double)]
+    weights = [losses.metrics["train/adversarial_weight"].item() for losses in (single, double)]
     assert weights[1] == pytest.approx(2 * weights[0])
     if weighting == "constant":
         assert weights[0] == 1.0

@@ -21,6 +21,7 @@ ADVERSARIAL = DISCRIMINATOR | {
     "train/loss/adversarial",
     "train/loss/discriminator",
     "train/adaptive_weight",
+    "train/adversarial_weight",
     "train/gradient_norm/reconstruction",
     "train/gradient_norm/adversarial",
     "train/discriminator/real_accuracy",

@@ -12,6 +12,7 @@ The DataModule's own state holds what the place depends on, so that a run with o
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -102,11 +103,17 @@ class EndlessLoader:
         self.stream = stream
         self.loader = loader
         self.position = position
+        self.seconds_waited = 0.0  # for batches, since the beginning
 
     def __iter__(self) -> Iterator[PretrainingBatch]:
         self.stream.seek(self.position())
+        batches = iter(self.loader)
         try:
-            yield from self.loader
+            while True:
+                start = time.perf_counter()
+                batch = next(batches)
+                self.seconds_waited += time.perf_counter() - start
+                yield batch
         except UserError as error:
             # A worker's exception arrives with its traceback in the message; the user's line is its end.
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error

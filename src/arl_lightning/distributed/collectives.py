@@ -1,4 +1,4 @@
-"""Reductions over all ranks; in a single process each returns its input."""
+"""Reductions over all ranks; in a single process each returns its input, detached."""
 
 import torch.distributed as dist
 from torch import Tensor
@@ -26,7 +26,7 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
 
 def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() == 1:
-        return tensor
+        return tensor.detach()
     reduced = tensor.detach().clone()
     dist.all_reduce(reduced, op=operation)
     return reduced

@@ -104,32 +104,49 @@ class AViT(VisionTransformer):
 
     def forward_intermediates(  # type: ignore[override]
         self,
-        image: Tensor,
-        anatomy: Tensor | None = None,
+        x: Tensor,
         indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
         norm: bool = False,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Encode images and keep feature maps for dense tasks.
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NLC"] = "NCHW",
+        intermediates_only: bool = False,
+        attn_mask: None = None,
+        anatomy: Tensor | None = None,
+    ) -> Any:
+        """Encode images and keep feature maps for dense tasks; timm's arguments, and the anatomy.
 
         Args:
-            image: (B, C, H, W).
-            anatomy: (B,) int64 vocabulary indices, or None for no conditioning.
+            x: Images, (B, C, H, W).
             indices: The last n blocks if an int, those blocks if a list, all if None.
+            return_prefix_tokens: Pair every map with the block's class and register tokens, (B, prefix, D).
             norm: Apply the final norm to every map.
+            stop_early: Leave out the blocks behind the last one asked for.
+            output_fmt: `NCHW` for (B, D, H / patch, W / patch) maps, `NLC` for (B, N, D) tokens.
+            intermediates_only: Return the maps alone.
+            attn_mask: timm's; only None.
+            anatomy: (B,) int64 vocabulary indices, or None for no conditioning.
 
         Returns:
-            The (B, T, D) normalised tokens, and a (B, D, H / patch, W / patch) map of each block asked for.
+            The (B, T, D) normalised tokens and a list of maps, or that list alone.
+
+        Raises:
+            ValueError: If an attention mask is given.
         """
-        take, _ = feature_take_indices(len(self.blocks), indices)
-        tokens, layout = self._embed(image, None)
+        if attn_mask is not None:
+            raise ValueError("A-ViT takes no attention mask")
+        take, last = feature_take_indices(len(self.blocks), indices)
+        tokens, layout = self._embed(x, None)
         one_hot = self._one_hot(anatomy, tokens)
-        maps = []
-        for index, block in enumerate(self.blocks):
+        intermediates: list[Any] = []
+        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             tokens = self._run(block, tokens, layout, one_hot)
             if index in take:
-                patches = (self.norm(tokens) if norm else tokens)[:, self.num_prefix_tokens :]
-                maps.append(layout.to_grid(patches).contiguous())
-        return self.norm(tokens), maps
+                normed = self.norm(tokens) if norm else tokens
+                prefix, patches = normed.tensor_split((self.num_prefix_tokens,), dim=1)
+                patches = layout.to_grid(patches).contiguous() if output_fmt == "NCHW" else patches
+                intermediates.append((patches, prefix) if return_prefix_tokens else patches)
+        return intermediates if intermediates_only else (self.norm(tokens), intermediates)
 
     def _embed(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, TokenLayout]:
         height, width = image.shape[-2:]

@@ -1,4 +1,4 @@
-"""The two networks of self-distillation, each called through `forward` so that it can be sharded as one root.
+"""The two networks of self-distillation: the student, trained, and the teacher, which follows it.
 
 Legend: B images, G global views, L local views, S = G + L student views, V visible patches, D channels, K prototypes.
 Images of several views are stacked view by view: row `g * B + b` is view g of image b.

@@ -54,7 +54,8 @@ def _register(size: str, patch_size: int) -> str:
 
     def create(pretrained: bool = False, **kwargs: Any) -> AViT:
         arguments = {"patch_size": patch_size, "in_chans": 1, **SIZES[size], **kwargs}
-        return build_model_with_cfg(AViT, name, pretrained, **arguments)
+        feature_cfg = {"out_indices": 3, "feature_cls": "getter"}
+        return build_model_with_cfg(AViT, name, pretrained, feature_cfg=feature_cfg, **arguments)
 
     create.__name__ = name
     create.__module__ = __name__

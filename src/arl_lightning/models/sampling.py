@@ -102,7 +102,8 @@ def bilinear_corners(locations: Tensor, layout: TokenLayout) -> tuple[Tensor, Te
     """
     low = locations.detach().floor()
     upper_share = locations - low
-    corner = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=locations.device)
+    side = torch.arange(2, device=locations.device)  # built there: a copy from the host would make a GPU wait
+    corner = torch.cartesian_prod(side, side)  # (4, 2)
     share = upper_share[..., None, :]
     weights = torch.where(corner.bool(), share, 1 - share).prod(-1)  # (B, V, K, 4, 2) -> (B, V, K, 4)
 

@@ -92,20 +92,20 @@ class ARL(pl.LightningModule):
         self._num_accumulated = 0
 
     @classmethod
-    def from_checkpoint(cls, path: Path) -> "ARL":
+    def from_checkpoint(cls, path: str | Path) -> "ARL":
         """Rebuild the module, networks and weights, from a checkpoint of `arl pretrain`.
 
         Raises:
             UserError: If the file is missing or is no such checkpoint.
         """
-        checkpoint = load(path)
+        checkpoint = load(Path(path))
         module = cls(**arguments(checkpoint["arl"]["recipe"], cls.__init__))
         module.configure_model()
         module.load_state_dict(checkpoint["state_dict"])
         return module
 
     def configure_model(self) -> None:
-        """Build the networks once; strategies that shard call this on their own device."""
+        """Build the networks, once."""
         if hasattr(self, "student"):
             return
         encoder = build_encoder(self.encoder_options, self.vocabulary.num_anatomies)
@@ -228,7 +228,8 @@ class ARL(pl.LightningModule):
             terms.append((full_precision(student.decoded.reconstruction) * pixels.output_gradient).sum())
             terms += [] if pixels.discriminator is None else [pixels.discriminator]
         self._num_accumulated += 1
-        with self._gradient_synchronization():
+        # Lightning runs the step under autocast, which would round the products of float32 losses' gradients too.
+        with torch.autocast(self.device.type, enabled=False), self._gradient_synchronization():
             self.manual_backward(torch.stack(terms).sum() / self.optimization.accumulate_batches)
 
     def update_networks(self, metrics: dict[str, Tensor]) -> None:
@@ -318,7 +319,11 @@ class ARL(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the networks, and the vocabulary, as plain values."""
-        checkpoint["arl"] = describe(self.recipe)
+        checkpoint["arl"] = describe(self.recipe) | {"nonfinite_steps": self.nonfinite_steps}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting skipped steps."""
+        self.nonfinite_steps = checkpoint["arl"]["nonfinite_steps"]
 
 
 def mean_over_ranks(metrics: dict[str, Tensor]) -> dict[str, Tensor]:

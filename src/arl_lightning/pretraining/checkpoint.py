@@ -39,7 +39,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give a file, or `last` for the run folder's newest")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a truncated or foreign file fails in many ways inside torch
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); choose another one") from error
     if "arl" not in checkpoint:

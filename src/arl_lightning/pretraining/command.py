@@ -26,6 +26,7 @@ from arl_lightning.pretraining.build import build_encoder
 from arl_lightning.pretraining.schedules import scaled_learning_rate
 
 LAST = "last"
+DEVICES = ("cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 
 
@@ -150,12 +151,12 @@ def _callbacks(run: Run) -> list[pl.Callback]:
         enable_version_counter=False,
     )
     return [
-        callbacks.Throughput(),
         callbacks.CollapseMonitor(run.watch_every_n_steps),
         callbacks.ReconstructionPictures(run.pictures, run.pictures_every_n_steps),
         callbacks.Progress(),
         callbacks.NonFiniteGuard(run.checkpoints),
         callbacks.FinalCheckpoint(run.last_checkpoint),
+        callbacks.Throughput(),
         saving,
     ]
 
@@ -174,7 +175,14 @@ def build_cli(arguments: Sequence[str]) -> PretrainCLI:
         save_config_callback=None,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        trainer_defaults={"enable_model_summary": False},
+        trainer_defaults={
+            "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,  # the stream is split by rank already, and so are held-out batches
+            "val_check_interval": 1000,  # the stream has no epochs to validate after
+            "check_val_every_n_epoch": None,
+            "num_sanity_val_steps": 0,
+        },
         parser_kwargs={
             "prog": "arl pretrain",
             "usage": "arl pretrain --config recipes/pretrain/NAME.yaml [--KEY VALUE ...]",
@@ -212,6 +220,10 @@ def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
 
 def _check(model: ARL, data: PretrainingDataModule, trainer: pl.Trainer) -> None:
     """Refuse what would fail late, or train wrongly without a word."""
+    if trainer.max_steps < 1:
+        raise UserError("trainer.max_steps: must be set, as the stream of images has no end")
+    if trainer.strategy.root_device.type not in DEVICES:
+        raise UserError(f"trainer.accelerator: use one of {', '.join(DEVICES)}; others lack operations or float64")
     if trainer.precision not in PRECISIONS:
         raise UserError(f"trainer.precision: {trainer.precision} is not supported; use one of {', '.join(PRECISIONS)}")
     if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):

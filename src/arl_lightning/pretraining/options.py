@@ -158,11 +158,11 @@ class Optimization:
     Args:
         base_lr: Student's peak learning rate for a global batch of 256 images.
         discriminator_base_lr: Discriminator's, likewise.
-        warmup_share: Share of the run over which both rise.
+        warmup_share: Share of the run over which both rise; a discriminator that starts later misses it.
         min_lr_ratio: Final learning rate over the peak.
         betas: AdamW's for the student.
         discriminator_betas: AdamW's for the discriminator.
-        weight_decay: First weight decay of the student's matrices.
+        weight_decay: First weight decay of both networks' matrices.
         weight_decay_end: Last one, reached along a cosine.
         clip: Largest gradient norm, of the student and of the discriminator each.
         accumulate_batches: Batches of the loader that make one step.

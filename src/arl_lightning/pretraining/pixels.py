@@ -78,15 +78,16 @@ def pixel_losses(
     generator = generator_loss(fake_logits, mask, adversarial.loss)
     (adversarial_gradient,) = torch.autograd.grad(generator, output, retain_graph=True)
     mim_last, adversarial_last = last_layer_gradients((mim_gradient, adversarial_gradient), decoded.hidden)
-    weight = torch.full_like(mim, adversarial.weight, requires_grad=False)
-    if adversarial.weighting == "adaptive":
-        weight = weight * adaptive_weight(mim_last, adversarial_last)
+    lambda_ = adaptive_weight(mim_last, adversarial_last)
+    adaptive = adversarial.weighting == "adaptive"
+    weight = adversarial.weight * (lambda_ if adaptive else torch.ones_like(lambda_))
     discrimination = discriminator_loss(real_logits, fake_logits, mask, adversarial.loss)
     real_accuracy, fake_accuracy = discriminator_accuracy(real_logits, fake_logits, mask)
     metrics |= {
         "train/loss/adversarial": generator.detach(),
         "train/loss/discriminator": discrimination.detach(),
-        "train/adaptive_weight": weight,
+        "train/adaptive_weight": lambda_,  # also where a constant stands in for it
+        "train/adversarial_weight": weight,
         "train/gradient_norm/reconstruction": mim_last.norm(),
         "train/gradient_norm/adversarial": adversarial_last.norm(),
         "train/discriminator/real_accuracy": real_accuracy,

@@ -51,7 +51,7 @@ class CollapseMonitor(pl.Callback):
         """Keep the batch's class tokens; measure and judge when it is time."""
         self._remember(outputs["cls_tokens"])
         step = trainer.global_step
-        if step == self._last_step or step % self.every_n_steps != 0:
+        if step in (0, self._last_step) or step % self.every_n_steps != 0:
             return
         self._last_step = step
         tokens = torch.cat(list(self._tokens))

@@ -25,7 +25,7 @@ SEARCHED_BATCHES = 200  # for one example of each anatomy; looking makes a GPU w
 
 
 class ReconstructionPictures(pl.Callback):
-    """Draw the same images, one of each anatomy met first, again and again as training goes on.
+    """Draw the same images, one of each anatomy met first since the run was started or resumed, again and again.
 
     Args:
         folder: Where `step-NNNNNNN.png` files go.
@@ -45,10 +45,12 @@ class ReconstructionPictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collect examples, and draw when it is time."""
+        if not trainer.is_global_zero:
+            return
         if self._num_searched < SEARCHED_BATCHES and len(self._examples) < self.max_rows:
             self._num_searched += 1
             self._collect(batch)
-        if trainer.global_step % self.every_n_steps == 0:
+        if trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, cast(ARL, pl_module))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -69,13 +71,11 @@ class ReconstructionPictures(pl.Callback):
         anatomies = sorted(self._examples)
         crops = torch.stack([self._examples[anatomy][0] for anatomy in anatomies])
         seeds = torch.stack([self._examples[anatomy][1] for anatomy in anatomies])
-        # Every rank takes part: a sharded network gathers its weights from all of them.
         panels = reconstruction_panels(module, crops, torch.tensor(anatomies, device=crops.device), seeds)
-        if trainer.is_global_zero:
-            figure = draw_panels(panels, [module.vocabulary.name(anatomy) for anatomy in anatomies], step)
-            save_figure(figure, self.folder / f"step-{step:07d}.png")
-            if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_figure("train/reconstruction", figure, step)
+        figure = draw_panels(panels, [module.vocabulary.name(anatomy) for anatomy in anatomies], step)
+        save_figure(figure, self.folder / f"step-{step:07d}.png")
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.add_figure("train/reconstruction", figure, step)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
@@ -29,28 +30,29 @@ class Throughput(pl.Callback):
     def __init__(self, smoothing: float = 0.9) -> None:
         self.smoothing = smoothing
         self._ended: float | None = None
-        self._waited = 0.0
+        self._waited = 0.0  # what the loader had counted when the last batch ended
         self._means: tuple[float, float] | None = None  # seconds a batch, seconds of it waiting
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Note how long the batch was waited for."""
-        self._waited = 0.0 if self._ended is None else time.perf_counter() - self._ended
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave validation out of the rate."""
+        self._ended = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the running means; the first batch, which builds and warms up, is left out."""
-        now = time.perf_counter()
+        now, waited_before = time.perf_counter(), self._waited
+        self._waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
         if self._ended is not None:
-            latest = (now - self._ended, self._waited)
+            latest = (now - self._ended, self._waited - waited_before)
             past = self._means or latest
             kept = self.smoothing
             self._means = (kept * past[0] + (1 - kept) * latest[0], kept * past[1] + (1 - kept) * latest[1])
             seconds, waited = self._means
             num_images = len(batch["key"])
             speed = {
-                "train/images_per_second": num_images * trainer.world_size / seconds,
-                "train/data_wait_share": waited / seconds,
+                "train/images_per_second": torch.tensor(num_images * trainer.world_size / seconds),
+                "train/data_wait_share": torch.tensor(waited / seconds),
             }
             pl_module.log_dict(speed, batch_size=num_images)
         self._ended = now
