@@ -15,7 +15,8 @@ help: ## List the targets
 
 # Installed again when what is to be installed changes. torch and torchvision come together: they must match.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -43,8 +44,8 @@ bench: $(VENV)/.installed ## Count and time A-ViT-B beside ViT-B
 	$(BIN)/arl bench model $(ARGS)
 
 clean: ## Remove runs and packed phantoms
-	rm -rf runs/smoke $(CORPUS)
+	rm -rf $(RUN) $(CORPUS)
 
 constraints: $(VENV)/.installed ## Pin what is installed now
-	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt.tmp
-	mv constraints.txt.tmp constraints.txt
+	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip; } > .constraints.tmp
+	mv .constraints.tmp constraints.txt

@@ -1,11 +1,20 @@
-"""Fixtures that several packages' tests share."""
+"""Fixtures that several packages' tests share.
 
+Everything runs on one thread: the networks here are too small to be worth sharing out, and threads that wait for each
+other on busy cores made single tests take a minute.
+"""
+
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+torch.set_num_threads(1)
 
 ULTRASOUND_DATA = Path(__file__).parents[2] / "shared/data/ultrasound"
 

@@ -2,7 +2,13 @@ import pytest
 import torch
 from tiny_arl import tiny_arl
 
-from arl_lightning.pretraining.optimization import build_optimizer, clip_gradients, drop_gradients, set_schedules
+from arl_lightning.pretraining.optimization import (
+    build_optimizer,
+    clip_gradients,
+    drop_gradients,
+    set_recipe,
+    set_schedules,
+)
 from arl_lightning.pretraining.options import Optimization
 
 OPTIONS = Optimization(
@@ -44,6 +50,14 @@ def test_without_a_discriminator_there_are_two_groups(module):
 
 def test_rates_scale_with_the_global_batch(optimizer):
     assert [group["peak_lr"] for group in optimizer.param_groups] == pytest.approx([2.5e-4] * 2 + [1e-3] * 2)
+
+
+def test_a_resumed_optimizer_takes_this_runs_rates_and_betas(module, optimizer):
+    fresh = build_optimizer(module.student, module.discriminator, Optimization(base_lr=1e-5), 256)
+    fresh.load_state_dict(optimizer.state_dict())
+    set_recipe(fresh, Optimization(base_lr=1e-5), 256)
+    assert [group["peak_lr"] for group in fresh.param_groups] == pytest.approx([1e-5] * 2 + [1.5e-4] * 2)
+    assert fresh.param_groups[0]["betas"] == (0.9, 0.95)
 
 
 def test_only_matrices_and_kernels_decay(module, optimizer):

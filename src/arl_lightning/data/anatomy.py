@@ -52,11 +52,11 @@ class AnatomyVocabulary:
     """
 
     def __init__(self, names: Sequence[str] = ANATOMIES) -> None:
-        if len(set(names)) != len(names) or OTHER in names:
+        self.names = tuple(name.strip().lower() for name in names)
+        if len(set(self.names)) != len(self.names) or OTHER in self.names:
             raise UserError(
                 f"anatomies: {list(names)} must be distinct and must not hold '{OTHER}' (it is the zero vector)"
             )
-        self.names = tuple(name.strip().lower() for name in names)
 
     @property
     def num_anatomies(self) -> int:

@@ -111,7 +111,7 @@ class EndlessLoader:
         try:
             while True:
                 start = time.perf_counter()
-                batch = next(batches)
+                batch = next(batches)  # the stream has no end
                 self.seconds_waited += time.perf_counter() - start
                 yield batch
         except UserError as error:
@@ -165,6 +165,11 @@ class PretrainingDataModule(pl.LightningDataModule):
         num_val_batches: int = 4,
     ) -> None:
         super().__init__()
+        least = {"batch_size": 1, "num_workers": 0, "num_global_views": 1, "num_local_views": 0}
+        least |= {"open_shards": 1, "prefetch_factor": 1, "num_val_batches": 1, "global_size": 1, "local_size": 1}
+        for name, smallest in least.items():
+            if locals()[name] < smallest:
+                raise UserError(f"data.{name}: {locals()[name]} must be at least {smallest}")
         if in_chans not in (1, 3):
             raise UserError(f"data.in_chans: {in_chans} is neither 1 (grey) nor 3 (RGB)")
         self.folders = _folders(shards)

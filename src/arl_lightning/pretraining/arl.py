@@ -26,9 +26,15 @@ from arl_lightning.objectives.mim import denormalize_patches, neighbour_mean, re
 from arl_lightning.objectives.precision import full_precision
 from arl_lightning.pretraining import options
 from arl_lightning.pretraining.build import build_encoder, build_student, check_masking
-from arl_lightning.pretraining.checkpoint import arguments, describe, load
+from arl_lightning.pretraining.checkpoint import arguments, describe, load, refuse_other_networks
 from arl_lightning.pretraining.distillation import Distillation
-from arl_lightning.pretraining.optimization import build_optimizer, clip_gradients, drop_gradients, set_schedules
+from arl_lightning.pretraining.optimization import (
+    build_optimizer,
+    clip_gradients,
+    drop_gradients,
+    set_recipe,
+    set_schedules,
+)
 from arl_lightning.pretraining.pixels import PixelLosses, pixel_losses
 from arl_lightning.pretraining.schedules import cosine, linear_then_constant
 from arl_lightning.pretraining.views import Views, draw_mask, drop_anatomy, make_views, stack_views
@@ -124,6 +130,10 @@ class ARL(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the one optimizer; its rates are scaled by the global batch."""
         return build_optimizer(self.student, self.discriminator, self.optimization, self.global_batch_size)
+
+    def on_train_start(self) -> None:
+        """Let this run's rates and betas stand in for those of the checkpoint it goes on from."""
+        set_recipe(cast(torch.optim.Optimizer, self.optimizers()), self.optimization, self.global_batch_size)
 
     @property
     def global_batch_size(self) -> int:
@@ -322,7 +332,12 @@ class ARL(pl.LightningModule):
         checkpoint["arl"] = describe(self.recipe) | {"nonfinite_steps": self.nonfinite_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting skipped steps."""
+        """Go on counting skipped steps.
+
+        Raises:
+            UserError: If the checkpoint's networks, pixels or anatomies are others.
+        """
+        refuse_other_networks(checkpoint["arl"]["recipe"], describe(self.recipe)["recipe"])
         self.nonfinite_steps = checkpoint["arl"]["nonfinite_steps"]
 
 

@@ -1,14 +1,26 @@
 """What a checkpoint holds beside Lightning's state, in plain values so that it loads with `weights_only=True`."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import arl_lightning
 from arl_lightning.errors import UserError
+
+# Recipe keys, by group, that shape the networks or what they see.
+NETWORK_KEYS = {
+    "encoder": ("name", "image_size", "in_chans", "conditioning", "kernel", "register_tokens"),
+    "decoder": ("depth", "dim", "num_heads"),
+    "pixels": ("mean", "std"),
+    "reconstruction": ("enabled",),
+    "adversarial": ("enabled", "width"),
+    "self_distillation": ("enabled", "num_prototypes", "hidden_dim", "bottleneck_dim"),
+}
 
 
 def describe(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +42,24 @@ def arguments(recipe: dict[str, Any], constructor: Callable[..., None]) -> dict[
     }
 
 
+def refuse_other_networks(saved: dict[str, Any], present: dict[str, Any]) -> None:
+    """Compare what the weights depend on.
+
+    Raises:
+        UserError: If two recipes have other networks, pixels or anatomies.
+    """
+    for group, names in NETWORK_KEYS.items():
+        before, now = saved[group], present[group]
+        for name in names:
+            if before[name] != now[name]:
+                raise UserError(
+                    f"model.{group}.{name}: the checkpoint has {before[name]}, this run {now[name]}; resume with the"
+                    " former, or start a new run"
+                )
+    if list(saved["anatomies"]) != list(present["anatomies"]):
+        raise UserError("model.anatomies: the checkpoint has others; resume with its recipe, or start a new run")
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint on the CPU, without unpickling code.
 
@@ -45,3 +75,18 @@ def load(path: Path) -> dict[str, Any]:
     if "arl" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of `arl pretrain`")
     return checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its place and rename it: a kill at any time leaves the former one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Save to a local path."""
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(place.name + ".tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(place)

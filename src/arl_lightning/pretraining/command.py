@@ -48,6 +48,11 @@ class Run:
     pictures_every_n_steps: int = 500
     watch_every_n_steps: int = 100
 
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every_n_steps", "pictures_every_n_steps", "watch_every_n_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"run.{name}: {getattr(self, name)} must be at least 1")
+
     @property
     def path(self) -> Path:
         """The folder."""
@@ -104,7 +109,8 @@ class PretrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Give the trainer our callbacks and a logger inside the run folder."""
         run = self.run
-        kwargs["callbacks"] = [*(self._get(self.config_init, "trainer.callbacks") or []), *_callbacks(run)]
+        kwargs["callbacks"] = [*_listed(self._get(self.config_init, "trainer.callbacks")), *_callbacks(run)]
+        kwargs["plugins"] = [*_listed(self._get(self.config_init, "trainer.plugins")), checkpoint.AtomicCheckpointIO()]
         kwargs["logger"] = TensorBoardLogger(run.path, name="", version="tensorboard")
         return super().instantiate_trainer(**kwargs)
 
@@ -120,6 +126,12 @@ def _advice(message: str, parser: LightningArgumentParser) -> str:
     known = [action.dest for action in parser._actions]
     close = get_close_matches(key, known, n=1, cutoff=0.7)
     return f"did you mean {close[0]}?" if close else "`arl pretrain --help` lists the keys"
+
+
+def _listed(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _silence_lightning() -> None:
@@ -203,17 +215,24 @@ def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
         UserError: If the recipe, the shards or the checkpoint cannot be used.
     """
     _silence_lightning()
-    cli = build_cli(arguments)
+    try:
+        _run(build_cli(arguments), say)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _run(cli: PretrainCLI, say: Callable[[str], None]) -> None:
     run, trainer = cli.run, cli.trainer
     _check(cli.model, cli.datamodule, trainer)
-    resume_from = _checkpoint_to_resume(cli.config["ckpt_path"], run, trainer.max_steps)
+    resume_from = _checkpoint_to_resume(cli.config["ckpt_path"], run)
+    if resume_from is not None and checkpoint.load(resume_from)["global_step"] >= trainer.max_steps:
+        if trainer.is_global_zero:
+            say(f"all {trainer.max_steps} steps are done; another --run.folder starts a new run\n{end_report(run)}")
+        return
     if trainer.is_global_zero:
         say(start_report(cli.model, cli.datamodule, trainer, resume_from))
         _save_recipe(cli, run)
-    try:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {error}") from error
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
     if trainer.is_global_zero:
         say(end_report(run))
 
@@ -231,23 +250,19 @@ def _check(model: ARL, data: PretrainingDataModule, trainer: pl.Trainer) -> None
     with torch.device("meta"):
         patch_size = build_encoder(model.encoder_options, model.vocabulary.num_anatomies).patch_size
     crops = data.transform.multi_crop
+    if model.self_distillation.enabled and crops.num_global + crops.num_local < 2:
+        raise UserError("data.num_global_views and data.num_local_views: self-distillation needs two views in all")
     if crops.num_local and crops.local_size % patch_size:
         raise UserError(f"data.local_size: {crops.local_size} is not divisible by the patch size {patch_size}")
 
 
-def _checkpoint_to_resume(ckpt_path: str | None, run: Run, max_steps: int) -> Path | None:
+def _checkpoint_to_resume(ckpt_path: str | None, run: Run) -> Path | None:
     last = run.last_checkpoint
     if ckpt_path is None and last.exists():
         raise UserError(f"{last}: this folder holds a run; go on with --ckpt_path last, or choose another --run.folder")
     if ckpt_path is None or (ckpt_path == LAST and not last.exists()):
         return None  # a job script can always ask for the last one, the first time too
-    path = last if ckpt_path == LAST else Path(ckpt_path)
-    if checkpoint.load(path)["global_step"] >= max_steps:
-        raise UserError(
-            f"{path}: all {max_steps} steps are done; raise --trainer.max_steps to go on, or choose another"
-            " --run.folder for a new run"
-        )
-    return path
+    return last if ckpt_path == LAST else Path(ckpt_path)
 
 
 def _save_recipe(cli: PretrainCLI, run: Run) -> None:

@@ -6,6 +6,7 @@ loss has a gradient with respect to the other network.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +28,30 @@ def build_optimizer(
         options: The recipe's.
         global_batch_size: Images of a step over all ranks; scales both rates.
     """
-    groups = [*_groups(student, STUDENT, options.base_lr, options.betas)]
+    groups = [*_groups(student, STUDENT)]
     if discriminator is not None:
-        groups += _groups(discriminator, DISCRIMINATOR, options.discriminator_base_lr, options.discriminator_betas)
-    for group in groups:
-        group["peak_lr"] = scaled_learning_rate(float(group.pop("base_lr")), global_batch_size)
+        groups += _groups(discriminator, DISCRIMINATOR)
     # The rate is a schedule's from the first step; it must be a number before.
-    return torch.optim.AdamW(groups, lr=0.0)
+    optimizer = torch.optim.AdamW(groups, lr=0.0)
+    set_recipe(optimizer, options, global_batch_size)
+    return optimizer
 
 
-def _groups(network: nn.Module, name: str, base_lr: float, betas: tuple[float, float]) -> Iterator[dict]:
+def set_recipe(optimizer: torch.optim.Optimizer, options: Optimization, global_batch_size: int) -> None:
+    """Give every group its peak rate and betas; a resumed optimizer has those of the run that saved it."""
+    recipe = {
+        STUDENT: (options.base_lr, options.betas),
+        DISCRIMINATOR: (options.discriminator_base_lr, options.discriminator_betas),
+    }
+    for group in optimizer.param_groups:
+        base_lr, group["betas"] = recipe[group["name"]]
+        group["peak_lr"] = scaled_learning_rate(base_lr, global_batch_size)
+
+
+def _groups(network: nn.Module, name: str) -> Iterator[dict[str, Any]]:
     for decays in (True, False):
         parameters = [parameter for key, parameter in network.named_parameters() if _decays(key, parameter) == decays]
-        yield {"params": parameters, "name": name, "base_lr": base_lr, "betas": betas, "decays": decays}
+        yield {"params": parameters, "name": name, "decays": decays}
 
 
 def _decays(key: str, parameter: nn.Parameter) -> bool:
