@@ -22,7 +22,7 @@ PANELS = (
         ("val/loss/neighbour_mean", "mean of neighbours"),
     ),
     ("self-distillation (Eq. 5)", ("train/loss/self_distillation", "loss")),
-    ("lambda (Eq. 6)", ("train/adaptive_weight", "lambda")),
+    ("weight of L_adv (Eq. 6)", ("train/adversarial_weight", "lambda times weight")),
     (
         "D is right about",
         ("train/discriminator/real_accuracy", "true patches"),
