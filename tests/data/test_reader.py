@@ -127,7 +127,8 @@ def test_two_ranks_share_the_samples(tmp_path):
 
 
 def test_a_short_slot_repeats_with_other_seeds_and_a_long_one_drops(tmp_path):
-    stream = [make_stream(write_shards(tmp_path, [20, 4]), rank=r, world_size=2) for r in range(2)]
+    folder = write_shards(tmp_path, [20, 4])
+    stream = [make_stream(folder, rank=r, world_size=2) for r in range(2)]
     batches = [take(each, 3) for each in stream]
     long, short = sorted(batches, key=lambda each: len(set(keys(each))), reverse=True)
     assert len(set(keys(long))) == 12

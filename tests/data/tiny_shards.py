@@ -22,7 +22,7 @@ def noise_image(index: int, height: int = 24, width: int = 32) -> np.ndarray:
 
 def write_shard(path: Path, members: Sequence[tuple[str, bytes]], anatomy: str = "breast") -> ShardInfo:
     """Write (key, encoded image) pairs as one shard."""
-    with webdataset.TarWriter(str(path)) as tar:
+    with webdataset.TarWriter(str(path), mtime=0) as tar:
         for key, encoded in members:
             record = {"anatomy": anatomy, "source": "test", "name": key, "patient": None, "video": None}
             tar.write({"__key__": key, "jpg": encoded, "json": json.dumps(record).encode()})

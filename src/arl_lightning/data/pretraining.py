@@ -272,7 +272,9 @@ class PretrainingDataModule(pl.LightningDataModule):
 
     def _check_max_steps(self) -> None:
         trainer = self.trainer
-        if trainer is not None and (trainer.max_steps < 1 or (trainer.max_epochs or 0) > 0):
+        if trainer is None or trainer.fast_dev_run:
+            return
+        if trainer.max_steps < 1 or (trainer.max_epochs or 0) > 0:
             raise UserError(
                 "trainer.max_steps: must be set, and trainer.max_epochs must not, as the stream has no end; one epoch"
                 f" of it is {self.batches_per_epoch} batches"
