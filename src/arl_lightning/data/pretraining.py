@@ -272,7 +272,7 @@ class PretrainingDataModule(pl.LightningDataModule):
 
     def _check_max_steps(self) -> None:
         trainer = self.trainer
-        if trainer is None or trainer.fast_dev_run:
+        if trainer is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.max_steps < 1 or (trainer.max_epochs or 0) > 0:
             raise UserError(
