@@ -102,7 +102,7 @@ class Progress(ProgressBar):
         if self._bar is None:
             return
         moved = trainer.global_step - self._bar.n
-        if moved and self._due():
+        if self._due():
             metrics = trainer.callback_metrics
             shown = {short: f"{float(metrics[name]):.3g}" for name, short in SHOWN.items() if name in metrics}
             self._bar.set_postfix(shown, refresh=False)
