@@ -209,7 +209,9 @@ def _list_rejected(rejected: list[Rejected], path: Path) -> None:
         path.unlink(missing_ok=True)  # of an earlier, failed run
         return
     lines = ["path\treason", *(f"{_one_field(str(item.path))}\t{_one_field(item.reason)}" for item in rejected)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
+    temporary.replace(path)
 
 
 def _check_share(rejected: list[Rejected], num_files: int, num_samples: int, max_bad_share: float, out: Path) -> None:

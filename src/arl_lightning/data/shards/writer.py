@@ -72,9 +72,10 @@ class Encoding:
 class ShardWriter:
     """Collects samples in a spool file, then writes them shuffled: shards first, the manifest last.
 
-    Use it as a context manager. Everything stays in a work folder inside of `out` until `finish`, so a crash leaves
-    neither a shard nor a manifest; leaving the context, or the next writer, removes that folder. The same samples and
-    seed give the same bytes.
+    Use it as a context manager. Everything stays in a work folder inside of `out` until `finish`, so a crash before it
+    leaves neither a shard nor a manifest; leaving the context, or the next writer, removes that folder. A kill among
+    its last renames leaves shards without a manifest, which the next writer refuses by name. The same samples and seed
+    give the same bytes.
 
     Args:
         out: The shards' folder, made if missing.
