@@ -1,3 +1,5 @@
+import itertools
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,9 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arl_lightning.data.media import decode_clip, decode_image, to_grey
 from arl_lightning.data.shards.sample import Rejected, Sample
-from arl_lightning.data.sources.folder import decode_clip, decode_image, find_media, read_folder, to_grey
+from arl_lightning.data.sources.folder import Folder, find_media
 from arl_lightning.errors import UserError
+
+
+def read_folder(root: Path, anatomy: str, **options) -> Iterator[Sample | Rejected]:
+    source = Folder(root, anatomy, **options)
+    return itertools.chain.from_iterable(source.read(unit) for unit in source.units())
 
 
 def read(root: Path, **options) -> tuple[list[Sample], list[Rejected]]:
@@ -212,10 +220,10 @@ def test_a_clip_without_time_stamps_is_placed_by_its_index(tmp_path, write_clip,
         def __getattr__(self, name):
             return getattr(self.frame, name)
 
-    import arl_lightning.data.sources.folder as folder
+    from arl_lightning.data import media
 
-    timed = folder._timed_frames
-    monkeypatch.setattr(folder, "_timed_frames", lambda frames, rate: timed(map(Untimed, frames), rate))
+    timed = media._timed_frames
+    monkeypatch.setattr(media, "_timed_frames", lambda frames, rate: timed(map(Untimed, frames), rate))
     assert [frame.index for frame in decode_clip(path, Fraction(2))] == [0, 5, 10, 15, 20, 25]
 
 
@@ -299,7 +307,7 @@ def test_a_wrong_root_or_fps_is_refused_before_reading(tmp_path, speckle):
     with pytest.raises(UserError, match="is no folder"):
         read_folder(path, "breast")
     for fps in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="--fps"):
+        with pytest.raises(UserError, match=r"fps .*: must be above 0"):
             read_folder(tmp_path, "breast", fps=fps)
 
 

@@ -127,7 +127,7 @@ def test_packed_shards_are_never_overwritten(tmp_path):
         ({"quality": 0}, "--quality 0"),
         ({"quality": 101}, "--quality 101"),
         ({"samples_per_shard": 0}, "--samples_per_shard 0"),
-        ({"fps": 0.0}, "--fps 0.0"),
+        ({"fps": 0.0}, "fps 0.0"),
         ({"max_bad_share": 1.5}, "--max_bad_share 1.5"),
         ({"short_side": 0}, "--short_side 0"),
         ({"exclude": "good*"}, "holds no image or clip"),

@@ -1,13 +1,19 @@
-import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from arl_lightning.data.anatomy import ANATOMIES
-from arl_lightning.data.sources.phantom import phantom_sample, read_phantom
+from arl_lightning.data.shards.sample import Sample
+from arl_lightning.data.sources.phantom import Phantom
 from arl_lightning.errors import UserError
 
 SIZE = (64, 80)
+
+
+def read_phantom(num_samples: int, **options) -> Iterator[Sample]:
+    source = Phantom(num_samples, **options)
+    return (sample for unit in source.units() for sample in source.read(unit))
 
 
 def test_samples_cycle_through_the_anatomies_with_unique_names() -> None:
@@ -18,10 +24,11 @@ def test_samples_cycle_through_the_anatomies_with_unique_names() -> None:
 
 
 def test_sample_can_be_made_alone() -> None:
-    fifth = next(itertools.islice(read_phantom(6, seed=9, anatomies=["lung", "msk"], size=SIZE), 5, None))
-    alone = phantom_sample(5, seed=9, anatomies=["lung", "muscle"], size=SIZE)
-    assert fifth.name == alone.name == "muscle/000005"
-    assert np.array_equal(fifth.image, alone.image)
+    source = Phantom(6, seed=9, anatomies=("lung", "msk"), size=SIZE)
+    *_, last = read_phantom(6, seed=9, anatomies=("lung", "msk"), size=SIZE)
+    (alone,) = source.read(source.units()[5])
+    assert last.name == alone.name == "muscle/000005"
+    assert np.array_equal(last.image, alone.image)
 
 
 def test_longer_run_begins_with_the_shorter_one() -> None:
@@ -64,4 +71,4 @@ def test_patient_owns_several_samples_of_one_anatomy() -> None:
 )
 def test_mistakes_are_refused_before_the_first_sample(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_phantom(**arguments)
+        Phantom(**arguments)

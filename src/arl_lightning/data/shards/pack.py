@@ -14,7 +14,7 @@ from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.data.shards.sample import Rejected, Sample
 from arl_lightning.data.shards.writer import Encoding, ShardWriter
-from arl_lightning.data.sources.folder import find_media, read_folder
+from arl_lightning.data.sources.folder import Folder, find_media
 from arl_lightning.errors import UserError
 
 REJECTED_FILE = "rejected.tsv"
@@ -160,16 +160,18 @@ def _open_folder(
     if root is None or anatomy is None:
         missing = "--root" if root is None else "--anatomy"
         raise UserError(f"{missing}: missing; use `--source folder --root DIR --anatomy NAME`")
-    items = read_folder(root, vocabulary.canonical(anatomy), fps, exclude, include=include)
+    folder = Folder(root, vocabulary.canonical(anatomy), fps, tuple(include), tuple(exclude))
+    items = (item for unit in folder.units() for item in folder.read(unit))
     return _Source(items, sum(1 for _ in find_media(root, exclude, include)), root)
 
 
 def _open_phantom(num_samples: int, seed: int) -> _Source:
-    from arl_lightning.data.sources.phantom import read_phantom  # spares a folder's packing the phantom's imports
+    from arl_lightning.data.sources.phantom import Phantom  # spares a folder's packing the phantom's imports
 
     if num_samples < 1:
         raise UserError(f"--num_samples {num_samples}: must be at least 1")
-    return _Source(read_phantom(num_samples, seed), num_samples, None)
+    phantom = Phantom(num_samples, seed)
+    return _Source((item for unit in phantom.units() for item in phantom.read(unit)), num_samples, None)
 
 
 def _refuse_folder_arguments(**arguments: object) -> None:

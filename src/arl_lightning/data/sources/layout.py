@@ -1,0 +1,58 @@
+"""Checks that a folder is the data set it is said to be, and reads the tables in it, with errors that name the fix."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from arl_lightning.errors import UserError
+
+
+def require(root: Path, entries: Sequence[str], data_set: str, where: str) -> None:
+    """See that files or folders of a released layout are there.
+
+    Args:
+        root: The data set's folder.
+        entries: Paths relative to it, each with the spelling of the release.
+        data_set: Its name, for the message.
+        where: Where to ask for it, for the message.
+
+    Raises:
+        UserError: If the root or an entry is missing.
+    """
+    if not root.is_dir():
+        problem = "is no folder" if root.exists() else "no such folder"
+        raise UserError(f"{root}: {problem}; --root names the folder of {data_set} ({where})")
+    missing = [entry for entry in entries if not (root / entry).exists()]
+    if missing:
+        raise UserError(
+            f"{root / missing[0]}: missing; --root must be the folder of {data_set} as released, which holds"
+            f" {', '.join(entries)} ({where})"
+        )
+
+
+def read_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
+    """Read a table with a header row; a column's name is matched without regard to case and outer blanks.
+
+    Args:
+        path: The file, UTF-8 with or without a byte-order mark.
+        columns: Names that must be there; rows are keyed by these spellings, and by the file's for other columns.
+        delimiter: Between two fields.
+
+    Raises:
+        UserError: If the file is missing, is no such table or lacks a column.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: missing; copy the data set's table there, or download the set again")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, delimiter=delimiter))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a table of comma-separated text ({error}); download it again") from error
+    if not rows:
+        raise UserError(f"{path}: empty; download it again")
+    spelling = {column.strip().lower(): column for column in columns}
+    header = [spelling.get(name.strip().lower(), name.strip()) for name in rows[0]]
+    lacking = [column for column in columns if column not in header]
+    if lacking:
+        raise UserError(f"{path}: has no column '{lacking[0]}', only {', '.join(header)}; is it this data set's table?")
+    return [dict(zip(header, row, strict=False)) for row in rows[1:] if any(field.strip() for field in row)]
