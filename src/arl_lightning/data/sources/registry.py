@@ -9,6 +9,24 @@ from arl_lightning.errors import UserError
 SOURCES: dict[str, tuple[str, str]] = {
     "folder": ("folder", "Folder"),
     "phantom": ("phantom", "Phantom"),
+    "dicom": ("dicom", "Dicom"),
+    "bus_bra": ("bus_bra", "BusBra"),
+    "bus_uclm": ("bus_uclm", "BusUclm"),
+    "busi": ("busi", "Busi"),
+    "buv": ("buv", "Buv"),
+    "camus": ("camus", "Camus"),
+    "ddti": ("ddti", "Ddti"),
+    "echonet_dynamic": ("echonet_dynamic", "EchoNetDynamic"),
+    "echonet_lvh": ("echonet_lvh", "EchoNetLvh"),
+    "fallmud": ("fallmud", "Fallmud"),
+    "fatty_liver": ("fatty_liver", "FattyLiver"),
+    "gbcu": ("gbcu", "Gbcu"),
+    "hc18": ("hc18", "Hc18"),
+    "hmc_qu": ("hmc_qu", "HmcQu"),
+    "mmotu": ("mmotu", "Mmotu"),
+    "pocus": ("pocus", "Pocus"),
+    "thyroid_cine": ("thyroid_cine", "ThyroidCine"),
+    "udiat": ("udiat", "Udiat"),
 }
 
 
