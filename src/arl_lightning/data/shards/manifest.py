@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,31 @@ FORMAT = "arl-shards/1"
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard: its file name, what it holds, and the sha256 of the whole tar."""
+    """One shard: its file name, what it holds, and the sha256 of the whole tar.
+
+    Attributes:
+        anatomies: Samples of each anatomy.
+        sources: Samples of each source; empty where the shard was packed before this was counted.
+    """
 
     name: str
     num_samples: int
     num_bytes: int
     sha256: str
     anatomies: dict[str, int]
+    sources: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All shards of one folder, in packing order."""
+    """All shards of one folder, in packing order.
+
+    Attributes:
+        fingerprint: Tells what the shards were packed from and how; empty where that was not recorded.
+    """
 
     shards: tuple[ShardInfo, ...]
+    fingerprint: str = ""
 
     @property
     def num_samples(self) -> int:
@@ -40,12 +51,19 @@ class Manifest:
         """Samples of each anatomy, the most frequent first."""
         return dict(sum((Counter(shard.anatomies) for shard in self.shards), Counter()).most_common())
 
+    @property
+    def sources(self) -> dict[str, int]:
+        """Samples of each source, the most frequent first."""
+        return dict(sum((Counter(shard.sources) for shard in self.shards), Counter()).most_common())
+
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into the folder, under a temporary name first."""
         content = {
             "format": FORMAT,
             "num_samples": self.num_samples,
             "anatomies": self.anatomies,
+            "sources": self.sources,
+            "fingerprint": self.fingerprint,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
         temporary = folder / f"{FILE_NAME}.tmp"
@@ -75,4 +93,4 @@ class Manifest:
             raise UserError(f"{path}: not a shard manifest ({error}); pack the shards again") from error
         if not any(shard.num_samples for shard in shards):
             raise UserError(f"{path}: lists no samples; pack a source that has images")
-        return cls(shards)
+        return cls(shards, content.get("fingerprint", ""))
