@@ -6,7 +6,7 @@ is read unless the caller reads it.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import BinaryIO, NamedTuple, Protocol
@@ -122,19 +122,22 @@ def walk_entries(file: Reader) -> Iterator[Entry]:
     Raises:
         TarDamageError: As `walk_members`, or if a sample is not one image and one record.
     """
-    for key, members in groupby(walk_members(file), key=attrgetter("key")):
-        images, records = [], []
-        for member in members:
-            if member.extension == RECORD_EXTENSION:
-                records.append(member)
-            elif member.extension in IMAGE_EXTENSIONS:
-                images.append(member)
-            else:
-                raise TarDamageError(f"sample {key}: holds a .{member.extension}, neither image nor record")
-        if len(images) != 1 or len(records) != 1:
-            raise TarDamageError(f"sample {key}: {len(images)} images and {len(records)} records, not one of each")
-        image, record = images[0], records[0]
+    for key, group in groupby(walk_members(file), key=attrgetter("key")):
+        members = list(group)
+        if fault := members_fault([member.extension for member in members]):
+            raise TarDamageError(f"sample {key}: {fault}")
+        image, record = sorted(members, key=lambda member: member.extension == RECORD_EXTENSION)
         yield Entry(key, image.extension, Extent(image.offset, image.size), Extent(record.offset, record.size))
+
+
+def members_fault(extensions: Sequence[str]) -> str | None:
+    """Return why files with these extensions are not one sample, or None if they are: an image and a record."""
+    strange = sorted(set(extensions) - {*IMAGE_EXTENSIONS, RECORD_EXTENSION})
+    if strange:
+        return f"holds a .{strange[0]} file, neither image nor record"
+    num_records = extensions.count(RECORD_EXTENSION)
+    num_images = len(extensions) - num_records
+    return None if num_images == num_records == 1 else f"{num_images} images and {num_records} records, not one of each"
 
 
 def _parse(header: bytes, offset: int) -> Member:

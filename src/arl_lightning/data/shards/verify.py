@@ -1,0 +1,153 @@
+"""Finds what is wrong with packed shards, by name: the function behind `arl shards verify`."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from arl_lightning.data.anatomy import ANATOMIES, OTHER, AnatomyVocabulary
+from arl_lightning.data.shards.check import MAX_FAULTS, Fault, ShardCheck, check_shard
+from arl_lightning.data.shards.manifest import Manifest
+from arl_lightning.data.shards.parallel import count_workers, map_shards
+from arl_lightning.errors import UserError
+
+NUM_SHOWN = 10  # shards in the one line at the end
+
+_NO_KEYS = np.empty(0, np.uint64)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found to be right; as a string, what the command line prints.
+
+    Attributes:
+        shards: The folder.
+        num_shards: Shards that were read.
+        num_samples: Samples in them.
+        num_bytes: Their size.
+        decoded: Whether every image was decoded.
+        seconds: The time it took.
+    """
+
+    shards: Path
+    num_shards: int
+    num_samples: int
+    num_bytes: int
+    decoded: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        seconds = max(self.seconds, 1e-9)
+        images = "every image decodes" if self.decoded else "images were not decoded"
+        return "\n".join(
+            [
+                f"{self.shards}: {self.num_samples:,} images in {self.num_shards:,} shards are as packed",
+                f"  checked    checksums, sizes, counts, records, keys; {images}",
+                f"  took       {self.seconds:,.1f} s for {self.num_bytes / 1e6:,.1f} MB"
+                f" ({self.num_samples / seconds:,.0f} img/s, {self.num_bytes / 1e6 / seconds:,.1f} MB/s)",
+            ]
+        )
+
+
+def verify(shards: Path, workers: int = 0, decode: bool = True, anatomies: list[str] | None = None) -> VerifyReport:
+    """Check every shard, record and image of a packed folder; nothing is changed.
+
+    Faults are printed to stderr as they are found, at most 20 of each shard.
+
+    Args:
+        shards: Folder with the shards and their manifest.
+        workers: Processes; 0 takes one for each core.
+        decode: Decode every image; without, checksums, records and counts alone are checked, several times faster.
+        anatomies: The vocabulary that the shards were packed with, if it was not ARL's own.
+
+    Returns:
+        The report, for printing, when all is well.
+
+    Raises:
+        UserError: If anything is wrong, with the names of the shards and samples.
+    """
+    start = time.perf_counter()
+    num_workers = count_workers(workers)
+    known = frozenset([*AnatomyVocabulary(anatomies or ANATOMIES).names, OTHER])
+    manifest = Manifest.load(shards)
+    faults = _Faults()
+    faults.add(_stray(shards, manifest))
+    checks = []
+    check = partial(check_shard, folder=shards, anatomies=known, decode=decode)
+    counts = [info.num_samples for info in manifest.shards]
+    for found in map_shards(check, manifest.shards, counts, num_workers, "verify"):
+        faults.add(found.faults, found.num_faults)
+        faults.add(list(_exchanged(found, manifest)))
+        checks.append(found)
+    faults.add(*_duplicates(checks))
+    if faults.count:
+        raise UserError(faults.summary(shards))
+    num_samples, num_bytes = sum(len(each.keys) for each in checks), sum(each.num_bytes for each in checks)
+    return VerifyReport(shards, len(checks), num_samples, num_bytes, decode, time.perf_counter() - start)
+
+
+class _Faults:
+    """Collects faults and prints each as it comes, above the progress bar."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: dict[str, Fault] = {}  # of each shard
+
+    def add(self, faults: Sequence[Fault], count: int = 0) -> None:
+        """Take faults of one kind; `count` is their true number where these are only the first."""
+        for fault in faults:
+            self.first.setdefault(fault.shard, fault)
+            tqdm.write(str(fault), file=sys.stderr)
+        if count > len(faults):
+            tqdm.write(f"{faults[-1].shard}: and {count - len(faults):,} more", file=sys.stderr)
+        self.count += max(count, len(faults))
+
+    def summary(self, shards: Path) -> str:
+        """Say in one line what is wrong and what to do."""
+        shown = [str(fault) for fault in list(self.first.values())[:NUM_SHOWN]]
+        more = len(self.first) - len(shown)
+        return (
+            f"{shards}: {_count(self.count, 'fault')} in {_count(len(self.first), 'shard')}: {'; '.join(shown)}"
+            f"{f'; and {more:,} more shards' if more else ''}; copy these shards again, or pack again"
+        )
+
+
+def _stray(shards: Path, manifest: Manifest) -> list[Fault]:
+    listed = {info.name for info in manifest.shards}
+    strays = sorted(path.name for path in shards.glob("*.tar") if path.name not in listed)
+    twice = [name for name, count in Counter(info.name for info in manifest.shards).items() if count > 1]
+    return [
+        *(Fault(name, "not in the manifest; it belongs elsewhere, or the manifest to other shards") for name in strays),
+        *(Fault(name, "listed twice in the manifest") for name in twice),
+    ]
+
+
+def _exchanged(check: ShardCheck, manifest: Manifest) -> Iterator[Fault]:
+    """Say whose content a wrong shard holds, if it is another's: files that were swapped or copied over."""
+    for info in manifest.shards:
+        if check.num_faults and check.sha256 == info.sha256 and check.name != info.name:
+            yield Fault(check.name, f"holds what the manifest lists as {info.name}")
+
+
+def _duplicates(checks: Sequence[ShardCheck]) -> tuple[list[Fault], int]:
+    """Name the first keys that stand twice, with both shards, and count all; takes 32 bytes a sample."""
+    keys = np.concatenate([np.frombuffer(check.keys, np.uint64) for check in checks if check.keys] or [_NO_KEYS])
+    ends = np.cumsum([len(check.keys) for check in checks])
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    places = np.flatnonzero(keys[1:] == keys[:-1])
+    faults = []
+    for place in places[:MAX_FAULTS]:
+        first, second = (checks[index].name for index in np.searchsorted(ends, order[place : place + 2], side="right"))
+        faults.append(Fault(second, f"its key stands in {first} too", f"{int(keys[place]):016x}"))
+    return faults, len(places)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
