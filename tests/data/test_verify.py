@@ -254,7 +254,7 @@ def test_a_shard_that_is_listed_twice_is_found(corpus, capsys):
 def test_many_faults_are_counted_and_the_first_told(tmp_path, capsys):
     items = [make_item(index, anatomy="knee") for index in range(30)]
     folder = write_corpus(tmp_path / "corpus", [items])
-    with pytest.raises(UserError, match="30 faults in 1 shard: shard-000000[.]tar: sample 000000000000abc0: "):
+    with pytest.raises(UserError, match=r"30 faults in 1 shard: shard-000000\.tar: sample 000000000000abc0: "):
         verify(folder, workers=1)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shard-")]
     assert len(lines) == 21
