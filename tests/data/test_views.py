@@ -2,13 +2,17 @@ import cv2
 import numpy as np
 import pytest
 
-from arl_lightning.data.views import MAX_RATIO, MIN_RATIO, MultiCrop, crop_box, crop_views, resize
+from arl_lightning.data.views import MAX_RATIO, MIN_RATIO, Box, CropSource, MultiCrop, crop_box, crop_views
 
 
 def ramp(height: int, width: int) -> np.ndarray:
     """Brightness rises with depth and, ten times slower, from left to right."""
     rows, columns = np.mgrid[0:height, 0:width]
     return (200 * rows / height + 20 * columns / width).astype(np.uint8)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    return CropSource(image).cut(Box(0, 0, *image.shape[:2]), size)
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((50, 65), 1), ((50, 65, 3), 3)])
@@ -66,7 +70,7 @@ def test_box_by_hand():
 
 
 def test_half_of_the_views_are_flipped_and_none_upside_down():
-    views = crop_views(ramp(60, 60), 400, 32, (0.5, 1.0), np.random.default_rng(0)).astype(float)[:, 0]
+    views = crop_views(CropSource(ramp(60, 60)), 400, 32, (0.5, 1.0), np.random.default_rng(0)).astype(float)[:, 0]
     assert (views[:, -1].mean(axis=1) > views[:, 0].mean(axis=1)).all()
     flipped = views[:, :, 0].mean(axis=1) > views[:, :, -1].mean(axis=1)
     assert flipped.mean() == pytest.approx(0.5, abs=0.1)  # the standard error is 0.025
@@ -78,7 +82,7 @@ def test_shrinking_averages_areas():
     assert np.abs(resize(image, 16) - expected).max() <= 0.5
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.5, 1.9, 2.4, 2.6, 3.4])
+@pytest.mark.parametrize("factor", [0.5, 1.5, 1.9, 2.4, 2.6, 3.4, 3.9, 4.1])
 def test_resizing_keeps_fine_detail(factor):
     size, oversampling = 96, 8
     side = round(size * factor)
@@ -93,5 +97,30 @@ def test_resizing_keeps_fine_detail(factor):
 def test_colour_channels_stay_apart():
     image = np.zeros((40, 40, 3), np.uint8)
     image[..., 0], image[..., 1], image[..., 2] = 10, 20, 30
-    views = crop_views(image, 1, 16, (0.5, 1.0), np.random.default_rng(0))
+    views = crop_views(CropSource(image), 1, 16, (0.5, 1.0), np.random.default_rng(0))
     assert views[0].mean(axis=(1, 2)).tolist() == [10, 20, 30]
+
+
+def test_global_views_take_the_first_draws_and_local_views_the_following():
+    image = np.random.default_rng(1).integers(0, 256, (50, 65), np.uint8)
+    views = MultiCrop(2, 32, (0.32, 1.0), 3, 16, (0.05, 0.32))(image, np.random.default_rng(7))
+    draws = np.random.default_rng(7).random((5, 5))
+    for view, draw, size, scale in zip(
+        [*views["global_views"], *views["local_views"]],
+        draws,
+        [32] * 2 + [16] * 3,
+        [(0.32, 1.0)] * 2 + [(0.05, 0.32)] * 3,
+        strict=True,
+    ):
+        top, left, height, width = crop_box(50, 65, scale, draw)
+        expected = resize(image[top : top + height, left : left + width], size)
+        assert np.array_equal(view[0], expected[:, ::-1] if draw[4] < 0.5 else expected)
+
+
+def test_at_a_third_a_pixel_is_the_mean_of_its_own_nine():
+    image = np.zeros((90, 90), np.uint8)
+    image[29] = 90  # the row above the crop
+    crop = CropSource(image).cut(Box(30, 30, 30, 30), 10)
+    assert crop[0].tolist() == [0] * 10  # the first output pixel's centre is row 31, whose mean starts at row 30
+    image[30] = 90
+    assert CropSource(image).cut(Box(30, 30, 30, 30), 10)[0].tolist() == [30] * 10
