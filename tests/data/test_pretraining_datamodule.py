@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_shards import encode, noise_image, write_shard, write_shards
 
-from arl_lightning.data.pretraining import PretrainingDataModule, decode_image
+from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.reader import BadSampleError
+from arl_lightning.data.shards.records import BadSampleError
+from arl_lightning.data.transform import decode_image
 from arl_lightning.errors import UserError
 
 BATCHES_PER_EPOCH = 8  # 48 samples in batches of 6, read by one or two workers
@@ -157,7 +158,7 @@ def test_resuming_decodes_nothing_that_is_behind(folder, tmp_path, monkeypatch):
     trainer.save_checkpoint(tmp_path / "7.ckpt")
     decoded = []
     monkeypatch.setattr(
-        "arl_lightning.data.pretraining.decode_image",
+        "arl_lightning.data.transform.decode_image",
         lambda encoded, in_chans: decoded.append(encoded) or decode_image(encoded, in_chans),
     )
     fit(tmp_path, make_data(folder), 9, tmp_path / "7.ckpt")

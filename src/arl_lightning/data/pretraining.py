@@ -7,85 +7,49 @@ the alternative: their restart logic takes four branches by where in an epoch a 
 the last batch) passes over an epoch; an endless epoch has no such end. Counting what the loader yielded would be wrong
 too, as Lightning fetches one batch ahead and workers more.
 
-The DataModule's own state holds what the place depends on, so that a run with other numbers is refused.
+The DataModule's own state holds what the place depends on: seed, corpus, layout and segment (`shards/epoch.py`). A run
+with the same layout goes on identically; one with other ranks, workers, batches or open shards shares out anew what
+the former has left of its epoch; one with another seed or corpus is refused.
 """
 
+import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
-import cv2
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.batch import PretrainingBatch
-from arl_lightning.data.shards.reader import BadSampleError, Corpus, RawSample, ShardStream, batches_per_slot
+from arl_lightning.data.shards.cache import Cache
+from arl_lightning.data.shards.corpus import Corpus
+from arl_lightning.data.shards.epoch import EpochPlan, Layout, Segment
+from arl_lightning.data.shards.reader import ShardStream
+from arl_lightning.data.transform import PretrainingTransform
 from arl_lightning.data.views import MultiCrop
 from arl_lightning.errors import UserError
 
 # Crop scale of held-out images.
 WHOLE = (1.0, 1.0)
 
-
-class PretrainingSample(TypedDict):
-    """One element of a PretrainingBatch, before it is stacked."""
-
-    global_views: np.ndarray
-    local_views: np.ndarray
-    anatomy: int
-    seed: int
-    key: str
-
-
-class PretrainingTransform:
-    """Decodes a raw sample and cuts its views.
-
-    Args:
-        multi_crop: Cuts the views.
-        vocabulary: Gives the anatomy its index.
-        in_chans: 1 decodes to grey, 3 to RGB.
-    """
-
-    def __init__(self, multi_crop: MultiCrop, vocabulary: AnatomyVocabulary, in_chans: int) -> None:
-        self.multi_crop = multi_crop
-        self.vocabulary = vocabulary
-        self.in_chans = in_chans
-
-    def __call__(self, raw: RawSample, seed: int) -> PretrainingSample:
-        """Return the sample whose views the seed draws.
-
-        Raises:
-            BadSampleError: If the image or the record cannot be decoded.
-        """
-        image = decode_image(raw.get("jpg") or raw.get("png") or b"", self.in_chans)
-        try:
-            anatomy = json.loads(raw["json"])["anatomy"]
-        except (KeyError, ValueError) as error:
-            raise BadSampleError(f"record without an anatomy ({error!r})") from error
-        views = self.multi_crop(image, np.random.default_rng(seed))
-        return {**views, "anatomy": self.vocabulary.index(anatomy), "seed": seed, "key": raw["__key__"]}
-
-
-def decode_image(encoded: bytes, in_chans: int) -> np.ndarray:
-    """Decode to uint8, (H, W) for one channel, (H, W, 3) RGB for three.
-
-    Raises:
-        BadSampleError: If it is no image.
-    """
-    if not encoded:
-        raise BadSampleError("no jpg or png, or an empty one")
-    flag = cv2.IMREAD_GRAYSCALE if in_chans == 1 else cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
-    if image is None:
-        raise BadSampleError("undecodable image")
-    return image if in_chans == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+# Smallest values of arguments.
+LEAST = {
+    "batch_size": 1,
+    "num_workers": 0,
+    "num_global_views": 1,
+    "num_local_views": 0,
+    "global_size": 1,
+    "local_size": 1,
+    "open_shards": 1,
+    "read_retries": 0,
+    "prefetch_factor": 1,
+    "num_val_batches": 1,
+}
 
 
 class EndlessLoader:
@@ -96,17 +60,19 @@ class EndlessLoader:
     Args:
         stream: What the DataLoader reads.
         loader: The DataLoader.
-        position: Returns the number of batches behind.
+        position: Returns the number of batches behind, and the segment they are counted in.
     """
 
-    def __init__(self, stream: ShardStream[Any], loader: DataLoader[Any], position: Callable[[], int]) -> None:
+    def __init__(
+        self, stream: ShardStream[Any], loader: DataLoader[Any], position: Callable[[], tuple[int, Segment]]
+    ) -> None:
         self.stream = stream
         self.loader = loader
         self.position = position
         self.seconds_waited = 0.0  # for batches, since the beginning
 
     def __iter__(self) -> Iterator[PretrainingBatch]:
-        self.stream.seek(self.position())
+        self.stream.seek(*self.position())
         batches = iter(self.loader)
         try:
             while True:
@@ -123,7 +89,9 @@ class PretrainingDataModule(pl.LightningDataModule):
     """Streams views of ultrasound images from packed shards.
 
     Args:
-        shards: Folder of packed shards, or several to be combined.
+        shards: Folder of packed shards, or several to be combined: a local path (NFS and Lustre too), an address
+            such as https://HOST/FOLDER, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, or `pipe:COMMAND` with `{}` for a
+            file's name.
         batch_size: Images in a batch of one rank.
         num_workers: Worker processes of one rank; 0 reads in the training process.
         in_chans: Channels of an image, 1 for grey or 3 for RGB.
@@ -136,7 +104,10 @@ class PretrainingDataModule(pl.LightningDataModule):
         anatomies: Vocabulary that conditions the encoder, without 'other'.
         seed: Changes the order of the images and all random draws on them.
         open_shards: Shards that a worker reads in turn; more mix better and keep more files open.
-        max_bad_share: Share of undecodable images above which the run stops.
+        cache_folder: Local folder that each shard is copied to when it is first used; in the end it holds all of them.
+        read_retries: Further attempts at a shard that cannot be read, after 0.5 s, 1 s, 2 s and so on.
+        check_images: Compare each image with the checksum in its record; finds damage that still decodes.
+        max_bad_share: Share of the corpus, undecodable images and lost shards, above which the run stops.
         prefetch_factor: Batches that each worker prepares ahead.
         pin_memory: Copy batches to page-locked memory; by default where there is a GPU.
         val_shards: Folder of held-out shards, or several; none by default.
@@ -158,6 +129,9 @@ class PretrainingDataModule(pl.LightningDataModule):
         anatomies: list[str] = list(ANATOMIES),  # noqa: B006 (read only; jsonargparse shows it in --help)
         seed: int = 0,
         open_shards: int = 4,
+        cache_folder: str | None = None,
+        read_retries: int = 4,
+        check_images: bool = False,
         max_bad_share: float = 0.01,
         prefetch_factor: int = 2,
         pin_memory: bool | None = None,
@@ -165,33 +139,40 @@ class PretrainingDataModule(pl.LightningDataModule):
         num_val_batches: int = 4,
     ) -> None:
         super().__init__()
-        least = {"batch_size": 1, "num_workers": 0, "num_global_views": 1, "num_local_views": 0}
-        least |= {"open_shards": 1, "prefetch_factor": 1, "num_val_batches": 1, "global_size": 1, "local_size": 1}
-        for name, smallest in least.items():
+        for name, smallest in LEAST.items():
             if locals()[name] < smallest:
                 raise UserError(f"data.{name}: {locals()[name]} must be at least {smallest}")
         if in_chans not in (1, 3):
             raise UserError(f"data.in_chans: {in_chans} is neither 1 (grey) nor 3 (RGB)")
-        self.folders = _folders(shards)
-        self.val_folders = _folders(val_shards or [])
+        self.folders = _listed(shards)
+        self.val_folders = _listed(val_shards or [])
         self.num_val_batches = num_val_batches
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.open_shards = open_shards
+        self.cache_folder = Path(cache_folder) if cache_folder else None
+        self.read_retries = read_retries
         self.max_bad_share = max_bad_share
         self.prefetch_factor = prefetch_factor
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.vocabulary = AnatomyVocabulary(anatomies)
         multi_crop = MultiCrop(num_global_views, global_size, global_scale, num_local_views, local_size, local_scale)
-        self.transform = PretrainingTransform(multi_crop, self.vocabulary, in_chans)
+        self.transform = PretrainingTransform(multi_crop, self.vocabulary, in_chans, check_images)
         whole = MultiCrop(1, global_size, WHOLE, 0)
-        self.val_transform = PretrainingTransform(whole, self.vocabulary, in_chans)
+        self.val_transform = PretrainingTransform(whole, self.vocabulary, in_chans, check_images)
+        self.segment = Segment()
+        self._restored_batches = 0
 
     @cached_property
     def corpus(self) -> Corpus:
         """The shards, once their manifests and files have been checked."""
         return Corpus.load(self.folders)
+
+    @cached_property
+    def val_corpus(self) -> Corpus | None:
+        """The held-out shards, if any."""
+        return Corpus.load(self.val_folders) if self.val_folders else None
 
     @property
     def world_size(self) -> int:
@@ -199,32 +180,45 @@ class PretrainingDataModule(pl.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     @property
+    def layout(self) -> Layout:
+        """Who shares the corpus."""
+        return Layout(self.batch_size, self.world_size, self.num_workers, self.open_shards)
+
+    @property
+    def plan(self) -> EpochPlan:
+        """What every rank and worker reads in any epoch."""
+        return EpochPlan(self.corpus.shards, self.seed, self.layout, self.segment)
+
+    @property
     def batches_per_epoch(self) -> int:
-        """Batches of each rank in one pass over the corpus."""
-        num_batches = batches_per_slot(self.corpus, self.batch_size, self.world_size, self.num_workers)
-        return num_batches * max(self.num_workers, 1)
+        """Batches of each rank in one whole pass over the corpus."""
+        return self.plan.whole
 
     @property
     def num_batches(self) -> int:
         """Batches that the attached trainer has processed since the run's first, resumptions included."""
         if self.trainer is None:
-            return 0
+            return self._restored_batches
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
     @property
     def epoch(self) -> int:
         """The data epoch of the next batch; Lightning's own `current_epoch` does not move."""
-        return self.num_batches // self.batches_per_epoch
+        return self.plan.locate(self.num_batches)[0]
 
     def setup(self, stage: str | None = None) -> None:
         """Check everything about the shards that can be known before training.
 
         Raises:
-            UserError: If shards are missing, too few for the ranks and workers, or name an anatomy unknown here.
+            UserError: If shards are missing, too few for the ranks and workers, or name an anatomy unknown here, or
+                the cache folder has too little space.
         """
         for anatomy in self.corpus.anatomies:
             self.vocabulary.index(anatomy)
         _ = self.batches_per_epoch
+        if self.cache_folder:
+            held_out = self.val_corpus.shards if self.val_corpus else ()
+            Cache(self.cache_folder).prepare(self.corpus.shards + held_out)
 
     def train_dataloader(self) -> EndlessLoader:
         """Return the endless loader.
@@ -242,7 +236,8 @@ class PretrainingDataModule(pl.LightningDataModule):
             world_size=self.world_size,
             num_workers=self.num_workers,
             open_shards=self.open_shards,
-            max_bad_share=self.max_bad_share,
+            cache_folder=self.cache_folder,
+            read_retries=self.read_retries,
         )
         # Not persistent: the loader is iterated once in a run, and its workers live as long as that.
         loader = DataLoader(
@@ -252,7 +247,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             pin_memory=self.pin_memory,
         )
-        return EndlessLoader(stream, loader, lambda: self.num_batches)
+        return EndlessLoader(stream, loader, lambda: (self.num_batches, self.segment))
 
     def val_dataloader(self) -> DataLoader[PretrainingBatch] | list[Any]:
         """Return the fixed held-out batches, kept in memory; none without `val_shards`. Every rank has its own.
@@ -260,13 +255,18 @@ class PretrainingDataModule(pl.LightningDataModule):
         Raises:
             UserError: If the held-out shards hold less than a batch for each rank.
         """
-        if not self.val_folders:
+        if self.val_corpus is None:
             return []
-        rank = self.trainer.global_rank if self.trainer else 0
         stream = ShardStream(
-            Corpus.load(self.val_folders), self.val_transform, self.batch_size, 0, rank, self.world_size
+            self.val_corpus,
+            self.val_transform,
+            batch_size=self.batch_size,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.world_size,
+            cache_folder=self.cache_folder,
+            read_retries=self.read_retries,
         )
-        num_batches = min(self.num_val_batches, stream.batches_per_slot)
+        num_batches = min(self.num_val_batches, stream.plan.whole)
         batches = list(itertools.islice(DataLoader(stream, self.batch_size), num_batches))
         return DataLoader(cast(Dataset[PretrainingBatch], batches), batch_size=None)
 
@@ -281,30 +281,36 @@ class PretrainingDataModule(pl.LightningDataModule):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a place in the stream depends on; the place itself is in the trainer's loop state."""
+        """Return the place in the stream and what it depends on, in plain values, the same on every rank."""
         return {
             "seed": self.seed,
-            "batch_size": self.batch_size,
-            "world_size": self.world_size,
-            "num_workers": self.num_workers,
-            "open_shards": self.open_shards,
             "corpus": self.corpus.sha256,
+            "layout": dataclasses.asdict(self.layout),
+            "segment": self.plan.segment_at(self.num_batches).state_dict(),
+            "num_batches": self.num_batches,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare a checkpoint's stream with this one.
+        """Go on in a checkpoint's segment, or in a new one of what its layout has left if this run's is another.
 
         Raises:
-            UserError: If a number or the corpus differs.
+            UserError: If the seed or the corpus differs.
         """
-        for name, present in self.state_dict().items():
-            saved = state_dict[name]
-            if saved != present:
+        for name, present in (("seed", self.seed), ("corpus", self.corpus.sha256)):
+            if state_dict[name] != present:
                 raise UserError(
-                    f"data.{name}: the checkpoint was written with {saved}, this run has {present}; resume with the"
-                    " former, or start a new run"
+                    f"data.{name}: the checkpoint was written with {state_dict[name]}, this run has {present}; resume"
+                    " with the former, or start a new run"
                 )
+        if "segment" not in state_dict:
+            raise UserError("the checkpoint is an older version's, with another order of samples; start a new run")
+        self.segment = Segment.from_state_dict(state_dict["segment"])
+        self._restored_batches = state_dict["num_batches"]
+        saved = Layout(**state_dict["layout"])
+        if saved != self.layout:
+            former = EpochPlan(self.corpus.shards, self.seed, saved, self.segment)
+            self.segment = former.remaining(self._restored_batches)
 
 
-def _folders(shards: str | list[str]) -> list[Path]:
-    return [Path(folder) for folder in ([shards] if isinstance(shards, str) else shards)]
+def _listed(shards: str | list[str]) -> list[str]:
+    return [shards] if isinstance(shards, str) else list(shards)

@@ -39,7 +39,7 @@ class Run:
         checkpoint_every_n_steps: Steps between two checkpoints; each replaces checkpoints/last.ckpt.
         keep_every_checkpoint: Also keep each checkpoint under its step.
         pictures_every_n_steps: Steps between two pictures of reconstructions.
-        watch_every_n_steps: Steps between two looks for collapse.
+        watch_every_n_steps: Steps between two looks for collapse, and for shards and images that cannot be used.
     """
 
     folder: str = "runs/pretrain"
@@ -167,6 +167,7 @@ def _callbacks(run: Run) -> list[pl.Callback]:
         callbacks.ReconstructionPictures(run.pictures, run.pictures_every_n_steps),
         callbacks.Progress(),
         callbacks.NonFiniteGuard(run.checkpoints),
+        callbacks.DataGuard(run.last_checkpoint, run.watch_every_n_steps),
         callbacks.FinalCheckpoint(run.last_checkpoint),
         callbacks.Throughput(),
         saving,

@@ -84,8 +84,17 @@ class Manifest:
             raise UserError(
                 f"{path}: missing; this folder holds no packed shards (pack them with `arl shards pack --out {folder}`)"
             )
+        return cls.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+    @classmethod
+    def parse(cls, text: str, path: str) -> "Manifest":
+        """Read a manifest's text; `path` names it in errors.
+
+        Raises:
+            UserError: If it is not one of ours.
+        """
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(text)
             if content["format"] != FORMAT:
                 raise UserError(f"{path}: format '{content['format']}' is not '{FORMAT}'; pack the shards again")
             shards = tuple(ShardInfo(**shard) for shard in content["shards"])

@@ -1,101 +1,53 @@
 """Endless, deterministic stream of samples from packed shards.
 
-Ranks x workers are the slots. Every epoch has its own order of all shards, and slot s takes shards s, s + slots, ...
-A slot reads a few of its shards in turn, one record from each, and permutes each shard in fixed chunks. All of it
-follows from (seed, epoch) and the manifest's counts, so a place in the stream is a number of batches: getting there
-decodes nothing, leaves the shards before it closed and reads only the tar records before it in the few that are open.
-
-Every slot yields the same number of batches in an epoch, num_samples // (slots * batch_size). A slot whose shards hold
-fewer samples starts them again, with other views; one whose shards hold more leaves the rest for another epoch's order.
+`epoch.py` says what is read, `records.py` reads it, and this joins the two for a DataLoader: a place in the stream is
+a number of batches, so getting there decodes nothing, leaves all shards closed but the few that are open there, and
+passes over their records by their headers.
 """
 
-import hashlib
 import itertools
-import tarfile
+import time
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import cv2
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset.gopen import gopen
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from arl_lightning.data.seeds import sample_seed
-from arl_lightning.data.shards.manifest import Manifest
+from arl_lightning.data.shards.cache import Cache
+from arl_lightning.data.shards.corpus import Corpus
+from arl_lightning.data.shards.damage import Damage, Tally
+from arl_lightning.data.shards.epoch import EpochPlan, Layout, Piece, Segment, interleave, open_after
+from arl_lightning.data.shards.records import BadSampleError, RawSample, RecordReader
+from arl_lightning.data.shards.storage import ShardError
 from arl_lightning.errors import UserError
 
-# Records permuted together; a worker holds this many encoded images of each open shard.
-CHUNK = 64
-# The share of undecodable images says little before a worker has read this many.
-MIN_JUDGED = 100
+# A worker that finds only undecodable images would keep all ranks waiting for ever.
+MAX_BAD_RUN = 10_000
 
-# One sample as webdataset yields it: `__key__`, `__url__`, and the bytes of each member by extension.
-RawSample = dict[str, Any]
 T = TypeVar("T")
 
 
-class BadSampleError(ValueError):
-    """One sample that cannot be decoded."""
+class Place(NamedTuple):
+    """What goes to one place of the stream: a raw sample, the seed of the place, and the shard it was read from."""
 
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard file and what the manifest says of it."""
-
-    path: Path
-    num_samples: int
-    num_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The shards of one or more packed folders, with the number of samples of each anatomy."""
-
-    shards: tuple[Shard, ...]
-    anatomies: dict[str, int]
-
-    @classmethod
-    def load(cls, folders: Sequence[Path]) -> "Corpus":
-        """Read the folders' manifests and see that every shard is there at its full size.
-
-        Raises:
-            UserError: If a manifest is missing or not one of ours, or a shard is missing or of another size.
-        """
-        shards: list[Shard] = []
-        anatomies: Counter[str] = Counter()
-        for folder in folders:
-            manifest = Manifest.load(folder)
-            anatomies.update(manifest.anatomies)
-            shards += [
-                Shard(folder / info.name, info.num_samples, info.num_bytes, info.sha256)
-                for info in manifest.shards
-                if info.num_samples
-            ]
-        _check_files(shards)
-        return cls(tuple(shards), dict(anatomies))
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in all shards together."""
-        return sum(shard.num_samples for shard in self.shards)
-
-    @property
-    def sha256(self) -> str:
-        """Identifies the shards' contents, wherever they lie and in whatever order they are named."""
-        return hashlib.sha256("".join(sorted(shard.sha256 for shard in self.shards)).encode()).hexdigest()
+    raw: RawSample
+    seed: int
+    shard: int
 
 
 class ShardStream(IterableDataset[T], Generic[T]):
     """Yields one rank's samples for a DataLoader with this batch size and number of workers, without an end.
 
-    An undecodable image is named in a warning, and its place goes to the next decodable one with the draws of the
-    place: places never shift, whichever of them are bad.
+    Places never shift, whatever cannot be used: ranks stay in step, and samples keep their seeds. An undecodable image
+    is named in a warning, and its place goes to the next decodable one with the draws of the place. A shard that
+    cannot be read is tried again, with waits in between, and then named in a warning; until the epoch's end its places
+    go to the next readable shard's samples at the same positions. `damage` counts both.
+
+    `len()` is the rank's samples in a whole epoch, a multiple of the batch size.
 
     Args:
         corpus: The shards.
@@ -106,10 +58,12 @@ class ShardStream(IterableDataset[T], Generic[T]):
         world_size: Processes that share the corpus.
         num_workers: As the DataLoader's; 0 reads in the calling process.
         open_shards: Shards that a worker reads in turn.
-        max_bad_share: Largest share of undecodable images among those that a worker has read.
+        cache_folder: Where each shard is copied to when it is first used; None reads them where they lie.
+        read_retries: Further attempts at a shard that cannot be read.
+        sleep: Waits so many seconds before the next attempt.
 
     Raises:
-        UserError: If there are fewer shards than slots, or fewer samples than one batch for each slot.
+        UserError: If there are fewer shards than ranks x workers, or fewer samples than one batch for each rank.
     """
 
     def __init__(
@@ -122,164 +76,132 @@ class ShardStream(IterableDataset[T], Generic[T]):
         world_size: int = 1,
         num_workers: int = 0,
         open_shards: int = 4,
-        max_bad_share: float = 0.01,
+        cache_folder: Path | None = None,
+        read_retries: int = 4,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.corpus = corpus
         self.transform = transform
-        self.batch_size = batch_size
-        self.seed = seed
         self.rank = rank
-        self.num_slot_workers = max(num_workers, 1)
-        self.num_slots = world_size * self.num_slot_workers
-        self.open_shards = open_shards
-        self.max_bad_share = max_bad_share
-        self.batches_per_slot = batches_per_slot(corpus, batch_size, world_size, num_workers)
+        self.layout = Layout(batch_size, world_size, num_workers, open_shards)
+        self.seed = seed
+        self.plan = EpochPlan(corpus.shards, seed, self.layout)
+        self.reader = RecordReader(Cache(cache_folder) if cache_folder else None, read_retries, sleep=sleep)
+        self.damage = Damage(self.layout.slots_per_rank, len(corpus.shards))
         # Shared memory: persistent workers keep their copy of the stream and must see where to go next.
         self._start = torch.zeros((), dtype=torch.int64).share_memory_()
 
-    def seek(self, num_batches: int) -> None:
-        """Let the next iteration start behind this many of the rank's batches, counted from the run's first."""
+    def __len__(self) -> int:
+        return self.corpus.num_samples // self.plan.global_batch * self.layout.batch_size
+
+    def seek(self, num_batches: int, segment: Segment | None = None) -> None:
+        """Let the next iteration start behind this many of the rank's batches, counted from the run's first.
+
+        Args:
+            num_batches: The batches.
+            segment: Of a run that was resumed with another layout; persistent workers keep the one they began with.
+        """
+        if segment is not None:
+            self.plan = EpochPlan(self.corpus.shards, self.seed, self.layout, segment)
         self._start.fill_(num_batches)
 
     def __iter__(self) -> Iterator[T]:
-        # A DataLoader takes batch i of this iteration from worker i % num_workers, whatever the start.
-        worker = get_worker_info()
-        if worker is not None:
+        info = get_worker_info()
+        if info is not None:
             cv2.setNumThreads(0)
-        num_workers = worker.num_workers if worker else 1
-        if num_workers != self.num_slot_workers:
-            raise ValueError(f"a stream for {self.num_slot_workers} workers is read by {num_workers}")
-        first = int(self._start) + (worker.id if worker else 0)
-        own, slot = divmod(first, self.num_slot_workers)
-        epoch, behind = divmod(own, self.batches_per_slot)
-        return self._decoded(self._places(self.rank * self.num_slot_workers + slot, epoch, behind * self.batch_size))
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        if num_workers != self.layout.slots_per_rank:
+            raise ValueError(f"a stream for {self.layout.slots_per_rank} workers is read by {num_workers}")
+        tally = self.damage.of_worker(worker)
+        return self._decoded(self._places(int(self._start) + worker, tally), tally)
 
-    def _decoded(self, places: Iterator[tuple[RawSample, int]]) -> Iterator[T]:
-        """Yield one sample for each place, a raw sample with a seed."""
-        num_bad = 0
+    def _decoded(self, places: Iterator[Place], tally: Tally) -> Iterator[T]:
+        """Yield one sample for each place."""
         waiting: list[int] = []  # seeds of places without an image, the present one last
-        for num_read, (raw, seed) in enumerate(places, start=1):
+        for raw, seed, shard in places:
+            tally.num_read[0] += 1
             waiting.append(seed)
             try:
                 samples = [self.transform(raw, each) for each in waiting]
             except BadSampleError as error:
-                num_bad += 1
+                tally.undecodable[shard] += 1
                 warnings.warn(f"{raw['__url__']}: {raw['__key__']}: skipped: {error}", stacklevel=2)
-                self._check_bad_share(num_bad, num_read, raw["__url__"])
+                if len(waiting) >= MAX_BAD_RUN:
+                    raise UserError(
+                        f"{raw['__url__']}: {MAX_BAD_RUN} undecodable images in a row; pack the shards again"
+                    ) from error
                 continue
             waiting.clear()
             yield from samples
 
-    def _check_bad_share(self, num_bad: int, num_read: int, path: str) -> None:
-        if num_read >= MIN_JUDGED and num_bad > self.max_bad_share * num_read:
+    def _places(self, num_batches: int, tally: Tally) -> Iterator[Place]:
+        """Yield the places of a batch and of every one that is a multiple of the workers behind it.
+
+        A DataLoader takes batch i of its iteration from worker i % num_workers, so these are one worker's, wherever
+        the iteration starts.
+        """
+        layout = self.layout
+        while True:
+            epoch, behind = self.plan.locate(num_batches)
+            num_behind, worker = divmod(behind, layout.slots_per_rank)
+            pieces = self.plan.slot(epoch, self.rank, worker)
+            sizes = [piece.size for piece in pieces]
+            opened, following = open_after(sizes, layout.open_shards, num_behind * layout.batch_size)
+            lost: set[int] = set()
+            begun = [pieces[index]._replace(start=pieces[index].start + used) for index, used in opened]
+            yield from interleave(
+                [self._piece(piece, epoch, lost, tally) for piece in begun],
+                (self._piece(piece, epoch, lost, tally) for piece in itertools.islice(pieces, following, None)),
+            )
+            num_batches += (sum(sizes) // layout.batch_size - num_behind) * layout.slots_per_rank
+
+    def _piece(self, piece: Piece, epoch: int, lost: set[int], tally: Tally) -> Iterator[Place]:
+        """Yield a piece's places, from other shards once this one is lost."""
+        num_read = 0
+        if piece.shard not in lost:
+            try:
+                for raw in self._read(self.reader, piece, epoch):
+                    yield Place(raw, sample_seed(self.seed, epoch, raw["__key__"]), piece.shard)
+                    num_read += 1
+                return
+            except ShardError as error:
+                self._lose(piece.shard, error, lost, tally)
+        yield from self._substitutes(piece._replace(start=piece.start + num_read), epoch, lost, tally)
+
+    def _substitutes(self, piece: Piece, epoch: int, lost: set[int], tally: Tally) -> Iterator[Place]:
+        """Yield samples of the next readable shards, at the same positions counted round, with seeds of their own."""
+        order = self.plan.shard_order(epoch)
+        after = order.index(piece.shard) + 1
+        once = self.reader.without_retries()
+        position, absent = piece.start, self.corpus.shards[piece.shard].sha256
+        for shard in order[after:] + order[:after]:
+            while shard not in lost and position < piece.stop:
+                size = self.corpus.shards[shard].num_samples
+                first = position % size
+                part = Piece(shard, first, min(first + piece.stop - position, size))
+                try:
+                    for raw in self._read(once, part, epoch):
+                        tally.displaced[piece.shard] += 1
+                        yield Place(
+                            raw, sample_seed(self.seed, epoch, f"{raw['__key__']} for {absent} {position}"), shard
+                        )
+                        position += 1
+                except ShardError as error:
+                    self._lose(shard, error, lost, tally)
+        if position < piece.stop:
             raise UserError(
-                f"{path}: {num_bad} of {num_read} images read by one worker cannot be decoded, more than"
-                f" {self.max_bad_share:.1%}; pack the shards again"
+                f"{self.corpus.shards[piece.shard].url}: cannot be read, nor can any other of {len(order)} shards; see"
+                " that the storage can be reached, then go on from the last checkpoint"
             )
 
-    def _places(self, slot: int, epoch: int, num_skipped: int) -> Iterator[tuple[RawSample, int]]:
-        """Yield a slot's raw samples and their seeds from a place in an epoch on, epoch after epoch."""
-        while True:
-            shards = self._epoch_order(epoch)[slot :: self.num_slots]
-            turns = interleave([shard.num_samples for shard in shards], self.open_shards)
-            readers: dict[tuple[int, int], Iterator[RawSample]] = {}
-            for lap, index, nth in itertools.islice(turns, num_skipped, self.batches_per_slot * self.batch_size):
-                reader = readers.pop((lap, index), None) or self._read(shards[index], epoch, nth)
-                raw = next(reader)
-                if nth + 1 < shards[index].num_samples:
-                    readers[lap, index] = reader
-                yield raw, sample_seed(self.seed, epoch, f"{raw['__key__']} lap {lap}" if lap else raw["__key__"])
-            epoch, num_skipped = epoch + 1, 0
+    def _read(self, reader: RecordReader, piece: Piece, epoch: int) -> Iterator[RawSample]:
+        return reader.read(self.corpus.shards[piece.shard], piece, self.seed, epoch)
 
-    def _epoch_order(self, epoch: int) -> list[Shard]:
-        return sorted(self.corpus.shards, key=lambda shard: sample_seed(self.seed, epoch, f"shard {shard.sha256}"))
-
-    def _read(self, shard: Shard, epoch: int, num_skipped: int) -> Iterator[RawSample]:
-        """Yield a shard's samples in its order for an epoch, without the first ones."""
-        raw_samples = read_shard(shard)
-        whole, within = divmod(num_skipped, CHUNK)
-        for _ in range(whole * CHUNK):
-            next(raw_samples)
-        while chunk := list(itertools.islice(raw_samples, CHUNK)):
-            chunk.sort(key=lambda raw: sample_seed(self.seed, epoch, f"place {raw['__key__']}"))
-            yield from chunk[within:]
-            within = 0
-
-
-class Turn(NamedTuple):
-    """The nth sample of a shard, in the lap-th reading of all shards."""
-
-    lap: int
-    shard: int
-    nth: int
-
-
-def interleave(num_samples: Sequence[int], open_shards: int) -> Iterator[Turn]:
-    """Yield whose turn it is, endlessly: a few shards in turn, the next one in the place of one that ended."""
-    for lap in itertools.count():
-        following = iter(range(len(num_samples)))
-        opened = deque((shard, 0) for shard in itertools.islice(following, open_shards))
-        while opened:
-            shard, nth = opened.popleft()
-            yield Turn(lap, shard, nth)
-            if nth + 1 < num_samples[shard]:
-                opened.append((shard, nth + 1))
-            else:
-                opened.extend((new, 0) for new in itertools.islice(following, 1))
-
-
-def read_shard(shard: Shard) -> Iterator[RawSample]:
-    """Yield a shard's samples in packing order.
-
-    Raises:
-        UserError: If the file is gone, broken off, or holds fewer samples than the manifest says.
-    """
-    num_read = 0
-    try:
-        with gopen(str(shard.path), "rb") as stream:
-            for raw in group_by_keys(tar_file_expander([{"url": str(shard.path), "stream": stream}])):
-                num_read += 1
-                yield raw
-    except (OSError, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or error.args[0]  # webdataset appends to a tar error's arguments
-        raise UserError(f"{shard.path}: cannot be read ({reason}); copy or pack the shard again") from error
-    if num_read < shard.num_samples:
-        raise UserError(
-            f"{shard.path}: ends after {num_read} of {shard.num_samples} samples; copy or pack the shard again"
-        )
-
-
-def batches_per_slot(corpus: Corpus, batch_size: int, world_size: int, num_workers: int) -> int:
-    """Return the batches that each worker of each rank yields in an epoch.
-
-    Raises:
-        UserError: If there are fewer shards than slots, or fewer samples than one batch for each slot.
-    """
-    slots = f"{world_size} ranks x {max(num_workers, 1)} workers"
-    if len(corpus.shards) < world_size * max(num_workers, 1):
-        raise UserError(
-            f"{len(corpus.shards)} shards for {slots}: pack smaller shards (--samples_per_shard) or use fewer workers"
-            " (--data.num_workers)"
-        )
-    num_batches = corpus.num_samples // (world_size * max(num_workers, 1) * batch_size)
-    if num_batches == 0:
-        raise UserError(
-            f"{corpus.num_samples} samples for {slots} x batches of {batch_size}: use a smaller batch"
-            " (--data.batch_size) or fewer workers (--data.num_workers)"
-        )
-    return num_batches
-
-
-def _check_files(shards: Sequence[Shard]) -> None:
-    missing = [shard.path for shard in shards if not shard.path.is_file()]
-    if missing:
-        raise UserError(
-            f"{missing[0]}: missing, {len(missing)} of {len(shards)} shards are; copy them again, or pack again"
-        )
-    unequal = [(shard, size) for shard in shards if (size := shard.path.stat().st_size) != shard.num_bytes]
-    if unequal:
-        shard, size = unequal[0]
-        raise UserError(
-            f"{shard.path}: {size} bytes where the manifest says {shard.num_bytes}, {len(unequal)} of {len(shards)}"
-            " shards differ; copy them again, or pack again"
-        )
+    def _lose(self, shard: int, error: ShardError, lost: set[int], tally: Tally) -> None:
+        lost.add(shard)
+        if not self.damage.is_known(shard):
+            warnings.warn(
+                f"{self.corpus.shards[shard].url}: skipped, its samples are replaced until the epoch's end: {error}",
+                stacklevel=2,
+            )
+        tally.lost[shard] = 1
