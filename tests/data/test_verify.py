@@ -29,7 +29,7 @@ def flip(path: Path, place: int) -> None:
 def faults(folder: Path, capsys: pytest.CaptureFixture[str], **options) -> list[str]:
     """Verify a folder with faults and return them as they were printed."""
     with pytest.raises(UserError) as caught:
-        verify(folder, **{"workers": 1, **options})
+        verify(folder, **{"processes": 1, **options})
     found = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("shard-", "stray"))]
     assert f"{len(found)} fault" in str(caught.value)
     for line in {line.partition(":")[0]: line for line in reversed(found)}.values():  # the first of each shard
@@ -39,7 +39,7 @@ def faults(folder: Path, capsys: pytest.CaptureFixture[str], **options) -> list[
 
 def test_a_whole_corpus_is_right_and_left_as_it_is(corpus):
     before = {path: path.read_bytes() for path in corpus.iterdir()}
-    report = verify(corpus, workers=1)
+    report = verify(corpus, processes=1)
     assert (report.num_shards, report.num_samples, report.decoded) == (3, 12, True)
     assert report.num_bytes == sum(path.stat().st_size for path in corpus.glob("*.tar"))
     assert str(report).splitlines()[:2] == [
@@ -109,9 +109,7 @@ def test_two_swapped_shards_are_both_told(corpus, capsys):
 
 def test_a_tar_that_is_not_listed_is_found(corpus, capsys):
     shutil.copy(corpus / "shard-000000.tar", corpus / "stray.tar")
-    assert faults(corpus, capsys) == [
-        "stray.tar: not in the manifest; it belongs elsewhere, or the manifest to other shards"
-    ]
+    assert faults(corpus, capsys) == ["stray.tar: not in the manifest; move it away, or bring its manifest"]
 
 
 @pytest.mark.parametrize(
@@ -151,12 +149,12 @@ def test_all_that_the_schema_allows_is_right(tmp_path):
         make_item(0, anatomy="other", patient="p", video="v", frame=0, probe="convex", spacing_mm=[0.1, 1]),
         make_item(1, shape=(24, 32, 3), extension="png", anatomy="soft_tissue"),
     ]
-    assert verify(write_corpus(tmp_path / "corpus", [items]), workers=1).num_samples == 2
+    assert verify(write_corpus(tmp_path / "corpus", [items]), processes=1).num_samples == 2
 
 
 def test_a_vocabulary_of_ones_own_is_known_if_it_is_given(tmp_path, capsys):
     folder = write_corpus(tmp_path / "corpus", [[make_item(0, anatomy="knee")]])
-    assert verify(folder, workers=1, anatomies=["Knee", "hip"]).num_samples == 1
+    assert verify(folder, processes=1, anatomies=["Knee", "hip"]).num_samples == 1
     assert len(faults(folder, capsys)) == 1
 
 
@@ -193,7 +191,7 @@ def test_without_decoding_only_what_needs_it_goes_unseen(tmp_path, capsys):
     shards = make_items()
     replace_image(shards[2][3], b"\xff\xd8\xff" + bytes(50))
     folder = write_corpus(tmp_path / "corpus", shards)
-    report = verify(folder, workers=1, decode=False)
+    report = verify(folder, processes=1, decode=False)
     assert "images were not decoded" in str(report)
     flip(folder / "shard-000000.tar", 600)
     assert len(faults(folder, capsys, decode=False)) == 2
@@ -240,7 +238,7 @@ def test_counts_that_differ_from_the_manifest_are_found(corpus, capsys):
 
 def test_a_manifest_that_does_not_count_sources_is_right(corpus):
     relist(corpus, 1, sources={})
-    assert verify(corpus, workers=1).num_samples == 12
+    assert verify(corpus, processes=1).num_samples == 12
 
 
 def test_a_shard_that_is_listed_twice_is_found(corpus, capsys):
@@ -255,7 +253,7 @@ def test_many_faults_are_counted_and_the_first_told(tmp_path, capsys):
     items = [make_item(index, anatomy="knee") for index in range(30)]
     folder = write_corpus(tmp_path / "corpus", [items])
     with pytest.raises(UserError, match=r"30 faults in 1 shard: shard-000000\.tar: sample 000000000000abc0: "):
-        verify(folder, workers=1)
+        verify(folder, processes=1)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shard-")]
     assert len(lines) == 21
     assert lines[-1] == "shard-000000.tar: and 10 more"
@@ -266,21 +264,47 @@ def test_the_last_line_names_ten_shards_and_counts_the_rest(tmp_path):
     for path in folder.glob("*.tar"):
         path.unlink()
     with pytest.raises(UserError) as caught:
-        verify(folder, workers=1)
+        verify(folder, processes=1)
     assert str(caught.value).startswith(f"{folder}: 13 faults in 13 shards: shard-000000.tar: missing; ")
     assert str(caught.value).count("missing") == 10
     assert str(caught.value).endswith("; and 3 more shards; copy these shards again, or pack again")
 
 
+def test_all_splits_are_checked_and_named(tmp_path, capsys):
+    shards = make_items()
+    write_corpus(tmp_path / "corpus/train", shards[:2])
+    write_corpus(tmp_path / "corpus/val", shards[2:])
+    assert verify(tmp_path / "corpus", processes=1).num_samples == 12
+    (tmp_path / "corpus/val/shard-000000.tar").unlink()
+    shutil.copy(tmp_path / "corpus/train/shard-000001.tar", tmp_path / "corpus/train/stray.tar")
+    with pytest.raises(UserError, match=r"train/stray\.tar: not in .*; val/shard-000000\.tar: missing"):
+        verify(tmp_path / "corpus", processes=1)
+
+
+def test_a_key_in_two_splits_is_found(tmp_path):
+    shards = make_items()
+    write_corpus(tmp_path / "corpus/train", shards[:2])
+    write_corpus(tmp_path / "corpus/val", shards[1:])
+    with pytest.raises(
+        UserError, match=r"val/shard-000000\.tar: sample \w+: its key stands in train/shard-000001\.tar"
+    ):
+        verify(tmp_path / "corpus", processes=1)
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.json: missing"):
+        verify(tmp_path)
+
+
 def test_two_processes_find_the_same_in_the_same_order(corpus, capsys):
     flip(corpus / "shard-000000.tar", 600)
     (corpus / "shard-000002.tar").unlink()
-    assert faults(corpus, capsys, workers=2) == faults(corpus, capsys, workers=1)
+    assert faults(corpus, capsys, processes=2) == faults(corpus, capsys, processes=1)
 
 
-def test_a_negative_number_of_workers_is_refused(corpus):
-    with pytest.raises(UserError, match="--workers -1"):
-        verify(corpus, workers=-1)
+def test_a_number_of_processes_below_1_is_refused(corpus):
+    with pytest.raises(UserError, match="--processes 0"):
+        verify(corpus, processes=0)
 
 
 def test_a_shard_whose_claim_exceeds_the_file_is_not_read_into_memory(tmp_path, capsys):

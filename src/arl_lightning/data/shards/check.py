@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 from types import UnionType
 from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
 import cv2
 import numpy as np
 
+from arl_lightning.data.shards.inventory import ListedShard
 from arl_lightning.data.shards.manifest import ShardInfo
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.tars import RECORD_EXTENSION, TarDamageError, members_fault, walk_members
@@ -97,22 +97,20 @@ class HashedReader:
         return self._digest.hexdigest()
 
 
-def check_shard(info: ShardInfo, folder: Path, anatomies: frozenset[str], decode: bool) -> ShardCheck:
+def check_shard(shard: ListedShard, anatomies: frozenset[str], decode: bool) -> ShardCheck:
     """Compare a shard with the manifest, and each of its samples with its record; faults never raise.
 
     Args:
-        info: The shard as the manifest has it.
-        folder: Where it lies.
+        shard: Where it lies and what the manifest says of it.
         anatomies: The known ones.
         decode: Decode every image; without, its bytes are compared with the record's sha256 alone.
     """
     cv2.setNumThreads(0)  # the shards share out the cores
-    check = ShardCheck(info.name)
-    path = folder / info.name
+    check = ShardCheck(shard.name)
     try:
-        check.num_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            _check_content(check, file, info, anatomies, decode)
+        check.num_bytes = shard.path.stat().st_size
+        with shard.path.open("rb") as file:
+            _check_content(check, file, shard.info, anatomies, decode)
     except FileNotFoundError:
         check.add("missing")
     except OSError as error:

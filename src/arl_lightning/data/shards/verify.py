@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from arl_lightning.data.anatomy import ANATOMIES, OTHER, AnatomyVocabulary
 from arl_lightning.data.shards.check import MAX_FAULTS, Fault, ShardCheck, check_shard
-from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.parallel import count_workers, map_shards
+from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards, map_shards, split_folders
 from arl_lightning.errors import UserError
 
 NUM_SHOWN = 10  # shards in the one line at the end
@@ -55,14 +54,16 @@ class VerifyReport:
         )
 
 
-def verify(shards: Path, workers: int = 0, decode: bool = True, anatomies: list[str] | None = None) -> VerifyReport:
-    """Check every shard, record and image of a packed folder; nothing is changed.
+def verify(
+    shards: Path, processes: int | None = None, decode: bool = True, anatomies: list[str] | None = None
+) -> VerifyReport:
+    """Check every shard, record and image of a packed folder, of all its splits if it has some; nothing is changed.
 
     Faults are printed to stderr as they are found, at most 20 of each shard.
 
     Args:
-        shards: Folder with the shards and their manifest.
-        workers: Processes; 0 takes one for each core.
+        shards: Folder with the shards and their manifest, or with a folder for each split.
+        processes: How many work at once; by default one for each core.
         decode: Decode every image; without, checksums, records and counts alone are checked, several times faster.
         anatomies: The vocabulary that the shards were packed with, if it was not ARL's own.
 
@@ -73,18 +74,18 @@ def verify(shards: Path, workers: int = 0, decode: bool = True, anatomies: list[
         UserError: If anything is wrong, with the names of the shards and samples.
     """
     start = time.perf_counter()
-    num_workers = count_workers(workers)
+    num_processes = count_processes(processes)
     known = frozenset([*AnatomyVocabulary(anatomies or ANATOMIES).names, OTHER])
-    manifest = Manifest.load(shards)
+    listed = list_shards(shards)
     faults = _Faults()
-    faults.add(_stray(shards, manifest))
+    faults.add(_stray(shards, listed))
+    names = {shard.info.sha256: shard.name for shard in listed}
     checks = []
-    check = partial(check_shard, folder=shards, anatomies=known, decode=decode)
-    counts = [info.num_samples for info in manifest.shards]
-    for found in map_shards(check, manifest.shards, counts, num_workers, "verify"):
-        faults.add(found.faults, found.num_faults)
-        faults.add(list(_exchanged(found, manifest)))
-        checks.append(found)
+    for check in map_shards(partial(check_shard, anatomies=known, decode=decode), listed, num_processes, "verify"):
+        faults.add(check.faults, check.num_faults)
+        if check.num_faults and names.get(check.sha256, check.name) != check.name:  # swapped, or copied over
+            faults.add([Fault(check.name, f"holds what the manifest lists as {names[check.sha256]}")])
+        checks.append(check)
     faults.add(*_duplicates(checks))
     if faults.count:
         raise UserError(faults.summary(shards))
@@ -118,21 +119,16 @@ class _Faults:
         )
 
 
-def _stray(shards: Path, manifest: Manifest) -> list[Fault]:
-    listed = {info.name for info in manifest.shards}
-    strays = sorted(path.name for path in shards.glob("*.tar") if path.name not in listed)
-    twice = [name for name, count in Counter(info.name for info in manifest.shards).items() if count > 1]
+def _stray(folder: Path, listed: Sequence[ListedShard]) -> list[Fault]:
+    counts = Counter(shard.name for shard in listed)
+    found = {path.relative_to(folder).as_posix() for split in split_folders(folder) for path in split.glob("*.tar")}
     return [
-        *(Fault(name, "not in the manifest; it belongs elsewhere, or the manifest to other shards") for name in strays),
-        *(Fault(name, "listed twice in the manifest") for name in twice),
+        *(
+            Fault(name, "not in the manifest; move it away, or bring its manifest")
+            for name in sorted(found - set(counts))
+        ),
+        *(Fault(name, "listed twice in the manifest") for name, count in counts.items() if count > 1),
     ]
-
-
-def _exchanged(check: ShardCheck, manifest: Manifest) -> Iterator[Fault]:
-    """Say whose content a wrong shard holds, if it is another's: files that were swapped or copied over."""
-    for info in manifest.shards:
-        if check.num_faults and check.sha256 == info.sha256 and check.name != info.name:
-            yield Fault(check.name, f"holds what the manifest lists as {info.name}")
 
 
 def _duplicates(checks: Sequence[ShardCheck]) -> tuple[list[Fault], int]:
