@@ -16,7 +16,7 @@ WHERE = "ask CEA List's Kalisteo site for FALLMUD"
 
 @dataclass(frozen=True)
 class Fallmud:
-    """813 images of calf and shin muscles in two collections, 309 by Cronin and 504 by Cunningham.
+    """813 longitudinal images of lower-leg muscles in two collections, 309 by Cronin and 504 by Cunningham.
 
     Layout:
         FALLMUD/

@@ -40,8 +40,8 @@ class Gbcu:
         from USG Images with Curriculum Learning", CVPR, 2022, pages 20886-20896, arXiv:2204.11433.
 
     Licence:
-        A licence agreement that permanent staff of an institution signs; research only, no redistribution. The wording
-        could not be consulted: shards made of it must not leave the institution unless it allows that.
+        A licence agreement that permanent staff of an institution signs, for research, without redistribution, as
+        catalogues state it. The wording could not be consulted: keep shards made of it inside the institution.
 
     Access:
         By request to the authors (Indian Institute of Technology Delhi and PGIMER Chandigarh) through the data page of

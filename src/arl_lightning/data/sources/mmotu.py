@@ -54,9 +54,9 @@ class Mmotu:
         at figshare, doi:10.6084/m9.figshare.25058690.
 
     Faults:
-        About 216 images of OTU_2d are colour Doppler, and nothing in their names says which. CEUS is another contrast:
-        it shows the contrast agent's microbubbles in the vessels, often tinted, with little of the tissue's speckle;
-        leave it out with `parts: [2d]` where only tissue is wanted. Some images carry callipers and text.
+        Of OTU_2d one user counted 216 images as colour Doppler; nothing in their names says which. Contrast-enhanced
+        imaging (CEUS) shows the contrast agent's microbubbles in the vessels rather than tissue: leave it out with
+        `parts: [2d]` where only tissue is wanted.
 
     Attributes:
         root: The folder with OTU_2d and OTU_3d.

@@ -59,9 +59,8 @@ class Pocus:
 
     Faults:
         Four rows stand one column too far to the right from `Framerate` on, where the age lands in the patient's
-        column: their patient is read from the column after it. Clips were cropped by the collectors and compressed
-        by their origins; some are a few frames long; frame rates in the table are often assumed. Labels come from many
-        hands, and those of 45 clips from Piacenza are uncertain.
+        column: their patient is read from the column after it. The collectors cropped the clips, some of which are
+        shorter than 30 frames. Labels come from many hands, and those of 45 clips (`Cov_bolzano`) are uncertain.
 
     Attributes:
         root: The repository's folder, which holds `data`.
