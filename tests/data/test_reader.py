@@ -3,6 +3,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -10,18 +11,11 @@ from tiny_shards import write_shard, write_shards
 from torch.utils.data import DataLoader
 
 from arl_lightning.data.seeds import sample_seed
+from arl_lightning.data.shards.corpus import Corpus
+from arl_lightning.data.shards.epoch import CHUNK
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.reader import (
-    CHUNK,
-    MIN_JUDGED,
-    BadSampleError,
-    Corpus,
-    ShardStream,
-    Turn,
-    batches_per_slot,
-    interleave,
-    read_shard,
-)
+from arl_lightning.data.shards.reader import ShardStream
+from arl_lightning.data.shards.records import BadSampleError
 from arl_lightning.errors import UserError
 
 SIZES = (13, 12, 12, 11)  # 48 samples
@@ -38,7 +32,7 @@ def make_stream(folder: Path, **arguments) -> ShardStream:
 
 
 def make_loader(stream: ShardStream, num_workers: int = 0, persistent: bool = False) -> DataLoader:
-    return DataLoader(stream, stream.batch_size, num_workers=num_workers, persistent_workers=persistent)
+    return DataLoader(stream, stream.layout.batch_size, num_workers=num_workers, persistent_workers=persistent)
 
 
 def take(stream: ShardStream, num_batches: int, start: int = 0, num_workers: int = 0) -> list[tuple[list, list]]:
@@ -56,18 +50,7 @@ def folder(tmp_path):
     return write_shards(tmp_path / "shards", SIZES)
 
 
-def test_turns_by_hand():
-    turns = list(itertools.islice(interleave([2, 3, 1], open_shards=2), 8))
-    assert turns == [
-        Turn(0, 0, 0),
-        Turn(0, 1, 0),
-        Turn(0, 0, 1),
-        Turn(0, 1, 1),
-        Turn(0, 2, 0),
-        Turn(0, 1, 2),
-        Turn(1, 0, 0),
-        Turn(1, 1, 0),
-    ]
+# ---------------------------------------------------------------- order
 
 
 def test_an_epoch_of_one_slot_holds_every_sample_once(folder):
@@ -96,73 +79,45 @@ def test_orders_of_many_epochs_are_uncorrelated(tmp_path):
     assert abs(sum(correlations) / len(correlations)) < 0.15
 
 
+def test_neighbours_in_a_clip_meet_in_a_batch_as_rarely_as_in_a_perfect_shuffle(tmp_path):
+    num_clips, clip_length, batch_size, num_workers = 60, 40, 32, 2
+    num = num_clips * clip_length
+    packed = np.random.default_rng(0).permutation(num)  # as the packer shuffles: over all shards
+    infos = [
+        write_shard(tmp_path / f"shard-{shard:06d}.tar", [(f"{frame:05d}", b"x") for frame in frames])
+        for shard, frames in enumerate(np.array_split(packed, 30))
+    ]
+    Manifest(tuple(infos)).save(tmp_path)
+    neighbours = same_clip = num_batches = 0
+    streams = [
+        make_stream(tmp_path, batch_size=batch_size, rank=rank, world_size=2, num_workers=num_workers)
+        for rank in range(2)
+    ]
+    for stream, epoch in itertools.product(streams, range(4)):
+        total = stream.plan.num_batches(epoch)
+        for names, _ in take(stream, total, epoch * total, num_workers):
+            frames = sorted(int(name) for name in names)
+            gaps = [b - a for a, b in itertools.combinations(frames, 2) if a // clip_length == b // clip_length]
+            neighbours += gaps.count(1)
+            same_clip += len(gaps)
+            num_batches += 1
+    # Of all pairs, the share that a batch holds is (B - 1) / (N - 1) a sample; counts are about Poisson.
+    pairs = num_batches * batch_size * (batch_size - 1) / 2
+    expected = pairs * (clip_length - 1) / (num - 1)
+    expected_neighbours = pairs * num_clips * (clip_length - 1) / (num * (num - 1) / 2)
+    assert num_batches == 2 * 4 * 37
+    assert expected == pytest.approx(2386, abs=1)
+    assert expected_neighbours == pytest.approx(119, abs=1)
+    assert abs(same_clip - expected) < 4 * expected**0.5
+    assert abs(neighbours - expected_neighbours) < 4 * expected_neighbours**0.5
+
+
 def test_the_order_ignores_global_random_state(folder):
     random.seed(1)
     first = take(make_stream(folder), 5)
     random.seed(2)
     torch.manual_seed(2)
     assert take(make_stream(folder), 5) == first
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("start", [1, 5, 11, 12, 13, 30])
-def test_starting_later_continues_the_same_stream(folder, num_workers, start):
-    stream = make_stream(folder, num_workers=num_workers)
-    straight = take(stream, start + 4, num_workers=num_workers)
-    assert take(stream, 4, start, num_workers) == straight[start:]
-
-
-@pytest.mark.parametrize("start", [31, 32, 40, 70])
-def test_starting_inside_a_later_chunk_continues_the_same_stream(tmp_path, start):
-    stream = make_stream(write_shards(tmp_path, [CHUNK * 2 + 20, CHUNK * 2 + 12]))
-    assert take(stream, 2, start) == take(stream, start + 2)[start:]
-
-
-def test_two_ranks_share_the_samples(tmp_path):
-    folder = write_shards(tmp_path, [12] * 4)
-    ranks = [take(make_stream(folder, rank=r, world_size=2, num_workers=2), 6, num_workers=2) for r in range(2)]
-    assert batches_per_slot(Corpus.load([folder]), 4, 2, 2) * 2 == 6
-    assert len(ranks[0]) == len(ranks[1]) == 6
-    assert sorted(keys(ranks[0]) + keys(ranks[1])) == [f"k{i:05d}" for i in range(48)]
-
-
-def test_a_short_slot_repeats_with_other_seeds_and_a_long_one_drops(tmp_path):
-    folder = write_shards(tmp_path, [20, 4])
-    stream = [make_stream(folder, rank=r, world_size=2) for r in range(2)]
-    batches = [take(each, 3) for each in stream]
-    long, short = sorted(batches, key=lambda each: len(set(keys(each))), reverse=True)
-    assert len(set(keys(long))) == 12
-    assert set(Counter(keys(short)).values()) == {3}
-    assert len({seed for _, seeds in short for seed in seeds}) == 12
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_persistent_workers_go_where_they_are_sent(folder, num_workers):
-    stream = make_stream(folder, num_workers=num_workers)
-    loader = make_loader(stream, num_workers, persistent=num_workers > 0)
-    for start in (0, 12, 5):
-        stream.seek(start)
-        found = [(batch["key"], batch["seed"].tolist()) for batch in itertools.islice(loader, 3)]
-        assert found == take(make_stream(folder, num_workers=num_workers), 3, start, num_workers)
-
-
-def test_workers_pass_into_the_next_epoch_on_their_own(folder):
-    stream = make_stream(folder, num_workers=2)
-    epochs = take(stream, 24, num_workers=2)
-    assert keys(epochs[:12]) != keys(epochs[12:])
-    assert epochs[12][1] == [sample_seed(0, 1, key) for key in epochs[12][0]]
-
-
-def test_skipping_transforms_nothing_and_leaves_finished_shards_closed(folder, monkeypatch):
-    opened, transformed = [], []
-    monkeypatch.setattr(
-        "arl_lightning.data.shards.reader.read_shard", lambda shard: opened.append(shard.path) or read_shard(shard)
-    )
-    stream = make_stream(folder, open_shards=1)
-    stream.transform = lambda raw, seed: transformed.append(seed) or name_and_seed(raw, seed)
-    take(stream, 1, start=11)
-    assert len(transformed) == 4
-    assert len(opened) == 1
 
 
 def test_folders_combine_wherever_they_lie(tmp_path):
@@ -175,22 +130,126 @@ def test_folders_combine_wherever_they_lie(tmp_path):
     assert orders[0] == orders[1]
 
 
-@pytest.mark.parametrize(
-    ("sizes", "batch_size", "ranks", "workers", "message"),
-    [
-        ([4] * 3, 1, 2, 4, r"3 shards for 2 ranks x 4 workers: .*--samples_per_shard.*--data.num_workers"),
-        ([4] * 4, 8, 2, 2, r"16 samples for 2 ranks x 2 workers x batches of 8: .*--data.batch_size"),
-    ],
-)
-def test_too_little_is_refused_in_numbers(tmp_path, sizes, batch_size, ranks, workers, message):
-    corpus = Corpus.load([write_shards(tmp_path, sizes)])
-    with pytest.raises(UserError, match=message):
-        ShardStream(corpus, name_and_seed, batch_size, world_size=ranks, num_workers=workers)
+# ---------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize("num_workers", [0, 2, 3])
+@pytest.mark.parametrize("start", [1, 5, 8, 9, 10, 22])
+def test_starting_later_continues_the_same_stream(folder, num_workers, start):
+    # 9 batches of 5: an epoch ends in the middle of the workers' turns.
+    stream = make_stream(folder, num_workers=num_workers, batch_size=5)
+    straight = take(stream, start + 4, num_workers=num_workers)
+    assert take(stream, 4, start, num_workers) == straight[start:]
+
+
+@pytest.mark.parametrize("start", [31, 32, 40, 70])
+def test_starting_inside_a_later_chunk_continues_the_same_stream(tmp_path, start):
+    stream = make_stream(write_shards(tmp_path, [CHUNK * 2 + 20, CHUNK * 2 + 12]))
+    assert take(stream, 2, start) == take(stream, start + 2)[start:]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ranks_and_workers_share_the_samples_and_have_as_many_batches_as_the_length_says(tmp_path, num_workers):
+    folder = write_shards(tmp_path, [20, 4, 12, 14])
+    streams = [make_stream(folder, rank=r, world_size=2, num_workers=num_workers, batch_size=3) for r in range(2)]
+    assert [len(stream) for stream in streams] == [24, 24]  # 50 samples: 8 batches of 2 x 3
+    for epoch in range(2):
+        found = [take(stream, 8, 8 * epoch, num_workers) for stream in streams]
+        assert set(Counter(keys(found[0] + found[1])).values()) == {1}
+        for batches in found:
+            assert all(
+                seed == sample_seed(0, epoch, key)
+                for names, seeds in batches
+                for key, seed in zip(names, seeds, strict=True)
+            )
+
+
+def test_the_loader_knows_its_batches_before_the_epoch(folder):
+    stream = make_stream(folder, batch_size=5, num_workers=2)
+    assert len(make_loader(stream, 2)) == stream.plan.num_batches(0) == 9
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_persistent_workers_go_where_they_are_sent(folder, num_workers):
+    stream = make_stream(folder, num_workers=num_workers)
+    loader = make_loader(stream, num_workers, persistent=num_workers > 0)
+    for start in (0, 12, 5):
+        stream.seek(start)
+        found = [(batch["key"], batch["seed"].tolist()) for batch in itertools.islice(loader, 3)]
+        assert found == take(make_stream(folder, num_workers=num_workers), 3, start, num_workers)
+
+
+def test_persistent_workers_do_not_replay_the_first_epoch(folder):
+    stream = make_stream(folder, num_workers=2)
+    loader = make_loader(stream, 2, persistent=True)
+    epochs = []
+    for epoch in range(3):
+        stream.seek(12 * epoch)
+        epochs.append(keys((batch["key"], None) for batch in itertools.islice(loader, 12)))
+    assert [len(set(epoch)) for epoch in epochs] == [48] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_workers_pass_into_the_next_epoch_on_their_own(folder):
+    stream = make_stream(folder, num_workers=2, batch_size=5)
+    batches = take(stream, 27, num_workers=2)
+    for epoch in range(3):
+        names = keys(batches[9 * epoch : 9 * epoch + 9])
+        assert len(set(names)) == 45
+        assert batches[9 * epoch][1] == [sample_seed(0, epoch, key) for key in batches[9 * epoch][0]]
 
 
 def test_a_loader_with_other_workers_is_refused(folder):
     with pytest.raises(ValueError, match="a stream for 2 workers is read by 1"):
         iter(make_stream(folder, num_workers=2))
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Every shard that is opened, and the bytes read from it."""
+    from arl_lightning.data.shards import records
+
+    opened, num_bytes = [], [0]
+
+    def open_counted(url):
+        opened.append(url)
+        stream = original(url)
+        read = stream.read
+        stream.read = lambda size: count(read(size))
+        return stream
+
+    def count(content):
+        num_bytes[0] += len(content)
+        return content
+
+    original = records.open_stream
+    monkeypatch.setattr(records, "open_stream", open_counted)
+    return opened, num_bytes
+
+
+def test_skipping_transforms_nothing_and_opens_only_what_is_open_there(tmp_path, reads):
+    opened, _ = reads
+    transformed = []
+    stream = make_stream(write_shards(tmp_path, [8] * 40), open_shards=3)
+    stream.transform = lambda raw, seed: transformed.append(seed) or name_and_seed(raw, seed)
+    take(stream, 1, start=50)
+    assert len(transformed) == 4
+    assert len(opened) == 3
+
+
+def test_skipping_in_a_local_shard_reads_headers_alone(tmp_path, reads):
+    # Records of 20 kB; place 300 is in the fifth chunk, so 256 records are passed over and 64 read.
+    members = [(f"k{i:05d}", bytes(20_000)) for i in range(CHUNK * 5)]
+    Manifest((write_shard(tmp_path / "shard-000000.tar", members),)).save(tmp_path)
+    _, num_bytes = reads
+    stream = make_stream(tmp_path)
+    assert keys(take(stream, 1, start=75)) == keys(take(stream, 76))[300:304]
+    num_bytes[0] = 0
+    take(stream, 1, start=75)
+    assert num_bytes[0] < 20_600 * CHUNK + 1024 * (CHUNK * 5 + 1)
+
+
+# ---------------------------------------------------------------- before training
 
 
 def test_missing_shards_are_refused_before_training(folder):
@@ -208,61 +267,3 @@ def test_short_shards_are_refused_before_training(folder):
         UserError, match=rf"shard-000002.tar: {size - 512} bytes where the manifest says {size}, 1 of 4"
     ):
         Corpus.load([folder])
-
-
-def test_a_shard_cut_off_during_the_run_is_named(folder):
-    stream = make_stream(folder)
-    for path in folder.glob("*.tar"):
-        path.write_bytes(path.read_bytes()[:7000])
-    with pytest.raises(UserError, match=r"shard-00000\d.tar: (cannot be read \(unexpected end|ends after \d of 1)"):
-        take(stream, 12)
-
-
-def test_a_shard_removed_during_the_run_is_named(folder):
-    stream = make_stream(folder)
-    for path in folder.glob("*.tar"):
-        path.unlink()
-    with pytest.raises(UserError, match=r"shard-00000\d.tar: cannot be read \(No such file"):
-        take(stream, 1)
-
-
-def test_a_shard_with_fewer_samples_than_the_manifest_says_is_named(tmp_path):
-    info = write_shard(tmp_path / "shard-000000.tar", [("a", b"x")])
-    Manifest((type(info)(info.name, 5, info.num_bytes, info.sha256, {"breast": 5}),)).save(tmp_path)
-    with pytest.raises(UserError, match="ends after 1 of 5 samples"):
-        take(make_stream(tmp_path), 1)
-
-
-def test_a_bad_image_leaves_all_other_places_alone(tmp_path):
-    good = take(make_stream(write_shards(tmp_path / "good", SIZES), max_bad_share=1), 12)
-    order = keys(good)
-    bad = order[9]
-    folder = write_shards(tmp_path / "bad", SIZES, garbage=[int(bad[1:])])
-    # The order follows the shards' checksums; only the images may differ here.
-    manifest = Manifest.load(tmp_path / "good")
-    sizes = {info.name: info.num_bytes for info in Manifest.load(folder).shards}
-    Manifest(tuple(type(s)(s.name, s.num_samples, sizes[s.name], s.sha256, s.anatomies) for s in manifest.shards)).save(
-        folder
-    )
-    stream = make_stream(folder, max_bad_share=1)
-    with pytest.warns(UserWarning, match=rf"shard-00000\d.tar: {bad}: skipped: undecodable image"):
-        found = take(stream, 12)
-    expected = [*order[:9], order[10], *order[10:]]
-    assert keys(found) == expected
-    assert [seeds for _, seeds in found] == [seeds for _, seeds in good]
-    with pytest.warns(UserWarning, match=bad):
-        assert take(stream, 3, start=2) == found[2:5]
-
-
-@pytest.mark.filterwarnings("ignore:.*skipped")
-def test_too_many_bad_images_stop_the_run(tmp_path):
-    folder = write_shards(tmp_path, [60, 60], garbage=range(0, 120, 10))
-    with pytest.raises(UserError, match=r"\d+ of 1\d\d images read by one worker cannot be decoded, more than 1.0%"):
-        take(make_stream(folder), 60)
-    assert len(take(make_stream(folder, max_bad_share=0.2), 60)) == 60
-
-
-@pytest.mark.filterwarnings("ignore:.*skipped")
-def test_few_bad_images_are_not_judged_before_enough_are_read(tmp_path):
-    folder = write_shards(tmp_path, [MIN_JUDGED - 10], garbage=[0])
-    assert len(take(make_stream(folder, batch_size=MIN_JUDGED // 10), 9)) == 9

@@ -85,6 +85,7 @@ class Cache:
         """Copy beside the place and rename: whoever is first, the content is the same."""
         part = self.folder / f"{shard.sha256}.{os.getpid()}-{secrets.token_hex(4)}.part"
         digest = hashlib.sha256()
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with open_stream(shard.url) as stream, part.open("wb") as copy:
                 while block := stream.read(BLOCK):

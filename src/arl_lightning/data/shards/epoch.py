@@ -258,7 +258,7 @@ def open_after(sizes: Sequence[int], open_shards: int, num: int) -> tuple[list[t
     """Return where `interleave` stands after so many items, without counting them one by one.
 
     Args:
-        sizes: Items of each iterator.
+        sizes: Items of each iterator, at least one.
         open_shards: Iterators that are open at first.
         num: Items taken.
 
