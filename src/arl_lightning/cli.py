@@ -15,17 +15,18 @@ def pretrain(arguments: Sequence[str]) -> None:
 
 
 def shards_pack(arguments: Sequence[str]) -> None:
-    """Pack images and clips, or phantoms, into WebDataset shards."""
-    from arl_lightning.data.shards.pack import pack
+    """Pack data sets, DICOM archives or folders into WebDataset shards."""
+    from arl_lightning.data.shards.command import shards_pack
 
-    print(_call(pack, "arl shards pack", arguments))
+    print(shards_pack(arguments))
 
 
 def bench_model(arguments: Sequence[str]) -> None:
     """Count A-ViT's parameters and operations and time it beside the plain ViT."""
+    from arl_lightning.arguments import call
     from arl_lightning.models.bench import bench
 
-    print(_call(bench, "arl bench model", arguments))
+    print(call(bench, "arl bench model", arguments))
 
 
 COMMANDS: dict[tuple[str, ...], Callable[[Sequence[str]], None]] = {
@@ -52,15 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 2
             return 0
     return _usage(given)
-
-
-def _call(function: Callable[..., object], program: str, arguments: Sequence[str]) -> object:
-    """Parse a function's typed signature from the command line and call it."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog=program, usage=f"{program} [--KEY VALUE ...]", exit_on_error=False)
-    parser.add_function_arguments(function)
-    return function(**parser.parse_args(list(arguments)).as_dict())
 
 
 def _usage(given: Sequence[str]) -> int:

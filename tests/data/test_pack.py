@@ -1,21 +1,32 @@
+import contextlib
+import hashlib
+import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
 from pathlib import Path
 
-import jsonargparse
+import cv2
 import numpy as np
 import pytest
 import webdataset
 from PIL import Image
 
+from arl_lightning.data.shards import staging
+from arl_lightning.data.shards.command import pack_sources, shards_pack
 from arl_lightning.data.shards.manifest import Manifest, ShardInfo
-from arl_lightning.data.shards.pack import PackReport, pack
-from arl_lightning.data.shards.sample import Rejected
+from arl_lightning.data.shards.report import PackReport
 from arl_lightning.errors import UserError
 
 
-def make_images(root: Path, num_good: int, num_bad: int = 0) -> Path:
-    root.mkdir()
-    for index in range(num_good):
+def make_images(root: Path, num_good: int, num_bad: int = 0, first: int = 0) -> Path:
+    root.mkdir(parents=True)
+    for index in range(first, first + num_good):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 48), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"good{index:02d}.png")
     for index in range(num_bad):
@@ -23,49 +34,124 @@ def make_images(root: Path, num_good: int, num_bad: int = 0) -> Path:
     return root
 
 
-def records(out: Path) -> list[dict]:
+def pack_folder(root: Path, out: Path, anatomy: str = "breast", options: dict | None = None, **more) -> str:
+    return pack_sources(out, source="folder", root=root, anatomy=anatomy, options=options or {}, processes=1, **more)
+
+
+def stored(out: Path) -> list[tuple[dict, bytes]]:
+    """Read shards as any other program would."""
     shards = sorted(str(path) for path in out.glob("shard-*.tar"))
-    return [json.loads(item["json"]) for item in webdataset.WebDataset(shards, shardshuffle=False)]
+    items = webdataset.WebDataset(shards, shardshuffle=False)
+    return [(json.loads(item["json"]), item.get("jpg") or item["png"]) for item in items]
+
+
+def records(out: Path) -> list[dict]:
+    return [record for record, _ in stored(out)]
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def file_bytes(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+# ---------------------------------------------------------------- what is packed, and what is said of it
 
 
 def test_a_folder_is_packed_under_its_vocabulary_name(tmp_path):
     root = make_images(tmp_path / "hearts", 20)
-    report = pack("folder", tmp_path / "out", root, "Echocardiography", samples_per_shard=8)
-    assert report.manifest == Manifest.load(tmp_path / "out")
-    assert report.manifest.anatomies == {"cardiac": 20}
+    report = pack_folder(root, tmp_path / "out", "Echocardiography", samples_per_shard=8)
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.anatomies == {"cardiac": 20}
+    assert manifest.sources == {"hearts": 20}
     assert {record["source"] for record in records(tmp_path / "out")} == {"hearts"}
-    lines = str(report).splitlines()
+    lines = report.splitlines()
     assert lines[0].startswith("packed 20 images from 20 files in ")
     assert lines[1:] == [
         "  anatomies  cardiac 20",
-        f"  shards     3 in {tmp_path / 'out'}, {sum(s.num_bytes for s in report.manifest.shards) / 1000:.1f} kB",
+        f"  shards     3 in {tmp_path / 'out'}, {sum(s.num_bytes for s in manifest.shards) / 1000:.1f} kB",
         "  rejected   none",
         f"next: arl pretrain --config recipes/pretrain/avit_tiny_cpu.yaml --data.shards {tmp_path / 'out'}",
     ]
 
 
-def test_clips_give_more_images_than_files(tmp_path, write_clip):
-    root = make_images(tmp_path / "in", 3)
+def test_every_sample_is_stored_once_with_its_record(tmp_path, write_clip):
+    root = make_images(tmp_path / "in", 5)
     write_clip(root / "a.mp4", num_frames=50, rate=25)
-    report = pack("folder", tmp_path / "out", root, "lung", fps=3.0)
-    assert str(report).startswith("packed 9 images from 4 files in ")
+    report = pack_folder(root, tmp_path / "out", "lung", {"fps": 3.0}, samples_per_shard=4, image_format="png")
+    assert report.startswith("packed 11 images from 6 files in ")
+    by_name = {record["name"]: (record, decode(encoded)) for record, encoded in stored(tmp_path / "out")}
+    assert sorted(by_name) == [
+        *(f"a.mp4#{i:06d}" for i in (0, 9, 17, 25, 34, 42)),
+        *(f"good0{i}.png" for i in range(5)),
+    ]
+    record, image = by_name["good03.png"]
+    np.testing.assert_array_equal(image, cv2.imread(str(root / "good03.png"), cv2.IMREAD_GRAYSCALE))
+    assert (record["anatomy"], record["video"], record["frame"], record["height"], record["width"]) == (
+        "lung", None, None, 40, 48,
+    )  # fmt: skip
+    assert (by_name["a.mp4#000017"][0]["video"], by_name["a.mp4#000017"][0]["frame"]) == ("a.mp4", 17)
 
 
-@pytest.mark.parametrize("exclude", ["*_mask*", ["*_mask*"]])
-def test_masks_are_left_out(tmp_path, exclude):
-    root = make_images(tmp_path / "in", 3)
-    Image.new("L", (40, 40)).save(root / "good00_mask.png")
-    report = pack("folder", tmp_path / "out", root, "breast", exclude=exclude)
-    assert (report.num_files, report.manifest.num_samples) == (3, 3)
+def test_the_manifest_and_the_records_match_the_files(tmp_path):
+    pack_folder(make_images(tmp_path / "in", 21), tmp_path / "out", samples_per_shard=8)
+    manifest = Manifest.load(tmp_path / "out")
+    assert [shard.num_samples for shard in manifest.shards] == [7, 7, 7]
+    for shard in manifest.shards:
+        path = tmp_path / "out" / shard.name
+        assert (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size) == (shard.sha256, shard.num_bytes)
+        with tarfile.open(path) as tar:
+            names = tar.getnames()
+            assert len(set(names)) == 2 * shard.num_samples
+            assert all(name.count(".") == 1 for name in names)
+            assert {(member.mtime, member.uname) for member in tar.getmembers()} == {(0, "arl")}
+    assert all(record["sha256"] == hashlib.sha256(encoded).hexdigest() for record, encoded in stored(tmp_path / "out"))
+
+
+def test_several_specs_merge_into_one_shuffled_corpus(tmp_path):
+    for name in ("left", "right"):
+        make_images(tmp_path / "sets" / name, 20, first=20 * (name == "right"))
+        (tmp_path / f"{name}.yaml").write_text(
+            f"source: folder\nfolder: {name}\nanatomy: {'lung' if name == 'left' else 'liver'}\n"
+            f"encoding: {{image_format: {'jpg' if name == 'left' else 'png'}}}\n"
+        )
+    specs = [tmp_path / "left.yaml", tmp_path / "right.yaml"]
+    report = pack_sources(tmp_path / "out", specs, root=tmp_path / "sets", samples_per_shard=20, processes=1)
+    assert "  sources    left 20, right 20" in report.splitlines()
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.anatomies == {"lung": 20, "liver": 20}
+    assert all(4 <= shard.sources["left"] <= 16 for shard in manifest.shards)
+    with tarfile.open(tmp_path / "out/shard-000000.tar") as tar:
+        assert {name.rpartition(".")[2] for name in tar.getnames()} == {"jpg", "png", "json"}
+
+
+def test_encoding_is_the_specs_unless_the_command_line_gives_another(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[:30, :, 0] = 200
+    Image.fromarray(pixels).save(root / "red.png")
+    spec = tmp_path / "s.yaml"
+    spec.write_text("source: folder\nanatomy: lung\nencoding: {colour: grey, short_side: 30, image_format: png}\n")
+    (grey,) = stored(tmp_path / "a") if pack_sources(tmp_path / "a", [spec], root=root) else ()
+    assert decode(grey[1]).shape == (30, 45)
+    pack_sources(tmp_path / "b", [spec], root=root, colour="auto", short_side="keep")
+    np.testing.assert_array_equal(decode(stored(tmp_path / "b")[0][1]), pixels)
+
+
+# ---------------------------------------------------------------- what cannot be read
 
 
 def test_rejected_files_are_all_listed_and_ten_are_shown(tmp_path):
     root = make_images(tmp_path / "in", 88, 12)
-    report = pack("folder", tmp_path / "out", root, "breast", max_bad_share=0.12)
+    report = pack_folder(root, tmp_path / "out", max_bad_share=0.12)
     rows = [line.split("\t") for line in (tmp_path / "out/rejected.tsv").read_text().splitlines()]
     reason = "not an image of a known format"
     assert rows == [["path", "reason"], *([str(root / f"bad{index:02d}.png"), reason] for index in range(12))]
-    lines = str(report).splitlines()
+    lines = report.splitlines()
     assert f"  rejected   12, listed in {tmp_path / 'out/rejected.tsv'}" in lines
     assert [line for line in lines if line.startswith("    ")] == [
         *(f"    {root / f'bad{index:02d}.png'}: {reason}" for index in range(10)),
@@ -73,99 +159,353 @@ def test_rejected_files_are_all_listed_and_ten_are_shown(tmp_path):
     ]
 
 
-def test_the_share_of_bad_files_is_held_from_both_sides(tmp_path):
+def test_the_share_of_bad_files_is_held_from_both_sides_and_raising_it_reads_nothing_again(tmp_path):
     root = make_images(tmp_path / "in", 19, 1)
-    assert pack("folder", tmp_path / "at", root, "breast", max_bad_share=0.05).manifest.num_samples == 19
     with pytest.raises(UserError) as caught:
-        pack("folder", tmp_path / "above", root, "breast", max_bad_share=0.049)
+        pack_folder(root, tmp_path / "out", max_bad_share=0.049)
     assert str(caught.value) == (
         "1 of 20 files (5.0%) cannot be read, more than --max_bad_share 0.049: bad00.png (not an image of a known "
-        f"format); all are listed in {tmp_path / 'above/rejected.tsv'}; mend or exclude them, or raise --max_bad_share"
+        f"format); all are listed in {tmp_path / 'out/rejected.tsv'}; mend or exclude them, or raise --max_bad_share"
     )
-    assert [path.name for path in (tmp_path / "above").iterdir()] == ["rejected.tsv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".packing", "rejected.tsv"]
+    (part,) = (tmp_path / "out/.packing").glob("parts-*/0000000")
+    written = part.stat().st_mtime_ns
+    os.link(part, tmp_path / "kept")  # outlives the folder
+    pack_folder(root, tmp_path / "out", max_bad_share=0.05)
+    assert Manifest.load(tmp_path / "out").num_samples == 19
+    assert (tmp_path / "kept").stat().st_mtime_ns == written
 
 
 def test_after_mending_the_files_the_same_command_works(tmp_path):
     root = make_images(tmp_path / "in", 3, 1)
     with pytest.raises(UserError):
-        pack("folder", tmp_path / "out", root, "breast")
+        pack_folder(root, tmp_path / "out")
     (root / "bad00.png").unlink()
-    pack("folder", tmp_path / "out", root, "breast")
+    pack_folder(root, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "shard-000000.tar"]
 
 
 def test_nothing_readable_is_an_error_at_any_share(tmp_path):
     root = make_images(tmp_path / "in", 0, 5)
     with pytest.raises(UserError, match=r"5 of 5 files \(100.0%\) cannot be read, no image is left: .*, \.\.\.; all"):
-        pack("folder", tmp_path / "out", root, "breast", max_bad_share=1.0)
+        pack_folder(root, tmp_path / "out", max_bad_share=1.0)
 
 
 def test_a_half_read_clip_counts_as_one_bad_file(tmp_path, write_clip):
     root = make_images(tmp_path / "in", 3)
     path = write_clip(root / "a.avi", noise=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    report = pack("folder", tmp_path / "out", root, "lung", fps=5.0, max_bad_share=0.25)
-    assert [item.path for item in report.rejected] == [path]
-    assert report.manifest.num_samples > 3
+    report = pack_folder(root, tmp_path / "out", "lung", {"fps": 5.0}, max_bad_share=0.25)
+    assert "rejected   1, listed" in report
+    assert Manifest.load(tmp_path / "out").num_samples > 3
 
 
-def test_packed_shards_are_never_overwritten(tmp_path):
+def test_a_fault_of_a_reader_costs_its_unit_alone(tmp_path, monkeypatch):
+    from arl_lightning.data.sources.folder import Folder
+
+    root = make_images(tmp_path / "in", 4)
+    read = Folder.read
+
+    def fragile(source, unit):
+        if unit.name == "good02.png":
+            raise IndexError("an unforeseen file")
+        return read(source, unit)
+
+    monkeypatch.setattr(Folder, "read", fragile)
+    report = pack_folder(root, tmp_path / "out", max_bad_share=0.5)
+    assert f"    {root / 'good02.png'}: IndexError: an unforeseen file" in report.splitlines()
+    assert Manifest.load(tmp_path / "out").num_samples == 3
+
+
+# ---------------------------------------------------------------- the same bytes, whatever happens
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 40)
+    monkeypatch.setattr(staging, "UNITS_PER_PART", 8)
+    outs = [tmp_path / name for name in ("one", "two", "other")]
+    for out, processes, seed in zip(outs, (1, 2, 1), (3, 3, 4), strict=True):
+        pack_sources(
+            out, source="folder", root=root, anatomy="lung", processes=processes, seed=seed, samples_per_shard=9
+        )
+    one, two, other = (file_bytes(out) for out in outs)
+    assert one == two
+    assert one["shard-000000.tar"] != other["shard-000000.tar"]
+    names = [[record["name"] for record in records(out)] for out in outs]
+    assert names[0] != names[2]
+    assert sorted(names[0]) == sorted(names[2])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from arl_lightning.data.shards import staging
+from arl_lightning.data.shards.command import pack_sources
+staging.UNITS_PER_PART = 4
+if __name__ == "__main__":
+    root, out, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    pack_sources(out, source="folder", root=root, anatomy="lung", samples_per_shard=8, processes=processes,
+                 splits={"train": 0.8, "val": 0.2})
+"""
+
+
+def test_a_packing_killed_again_and_again_gives_the_same_bytes(tmp_path):
+    root = make_images(tmp_path / "in", 60)
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    run = [sys.executable, str(script), str(root)]
+    subprocess.run([*run, str(tmp_path / "straight"), "1"], check=True, capture_output=True)
+    straight, out = file_bytes(tmp_path / "straight"), tmp_path / "out"
+    seen_states, patience = set(), 0.2
+    for attempt in itertools.count():
+        process = subprocess.Popen(
+            [*run, str(out), "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        seen_states.add(len(list(out.rglob("*.json"))))
+        patience += 0.15
+        assert attempt < 60
+    assert len(seen_states) > 2  # it was caught at several places
+    assert file_bytes(out) == straight
+    assert {name.partition("/")[0] for name in straight} == {"train", "val"}
+
+
+@pytest.mark.parametrize("stop_after", range(12))
+def test_a_stop_at_any_rename_or_deletion_is_mended(tmp_path, monkeypatch, stop_after):
+    """Interrupt between any two renames of files into place: the tests above cannot aim so finely."""
+
+    class KilledError(BaseException):
+        pass
+
+    root = make_images(tmp_path / "in", 12)
+    settings = {"samples_per_shard": 3, "splits": {"train": 0.7, "val": 0.3}}
+    pack_folder(root, tmp_path / "straight", **settings)
+    rename, left = Path.replace, [stop_after * 2]
+
+    def counted(path, target):
+        if left[0] == 0:
+            raise KilledError
+        left[0] -= 1
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", counted)
+    with contextlib.suppress(KilledError):
+        pack_folder(root, tmp_path / "out", **settings)
+    monkeypatch.setattr(Path, "replace", rename)
+    pack_folder(root, tmp_path / "out", **settings)
+    assert file_bytes(tmp_path / "out") == file_bytes(tmp_path / "straight")
+
+
+def test_changed_files_are_read_again(tmp_path):
+    root = make_images(tmp_path / "in", 3, 1)
+    with pytest.raises(UserError, match="--max_bad_share"):
+        pack_folder(root, tmp_path / "out")
+    time.sleep(0.01)
+    Image.new("L", (64, 64), 77).save(root / "bad00.png")
+    pack_folder(root, tmp_path / "out")
+    assert Manifest.load(tmp_path / "out").num_samples == 4
+
+
+def test_the_same_command_again_says_that_all_is_there_and_another_is_refused(tmp_path):
     root = make_images(tmp_path / "in", 3)
-    pack("folder", tmp_path / "out", root, "breast")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    pack_folder(root, tmp_path / "out")
+    before = file_bytes(tmp_path / "out")
+    assert "3 images from 3 files are packed already" in pack_folder(root, tmp_path / "out")
     with pytest.raises(UserError, match="choose another --out folder or delete this one"):
-        pack("folder", tmp_path / "out", root, "breast", seed=1)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+        pack_folder(root, tmp_path / "out", seed=1)
+    assert file_bytes(tmp_path / "out") == before
+
+
+def test_shards_of_unknown_origin_are_refused_untouched(tmp_path):
+    root = make_images(tmp_path / "in", 3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/shard-000007.tar").write_text("kept")
+    with pytest.raises(UserError, match=r"holds shard-000007.tar without a manifest"):
+        pack_folder(root, tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == {"shard-000007.tar": b"kept"}
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 12)
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("arl_lightning.data.shards.writer._HashedTar.add", full)
+    with pytest.raises(UserError, match=r"somewhere: No space left on device; make room .* goes on where it stopped"):
+        pack_folder(root, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match=r"GB of shards for 0.0 GB of free space; make room"):
+        pack_folder(root, tmp_path / "out")
+    monkeypatch.undo()
+    pack_folder(root, tmp_path / "out")
+    assert Manifest.load(tmp_path / "out").num_samples == 12
+
+
+def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 20)
+    monkeypatch.setattr(staging, "UNITS_PER_PART", 5)
+    monkeypatch.setattr(staging, "_read_part", _die)
+    with pytest.raises(UserError, match="a worker process was killed, perhaps for want of memory"):
+        pack_sources(tmp_path / "out", source="folder", root=root, anatomy="lung", processes=2)
+    monkeypatch.undo()
+    pack_folder(root, tmp_path / "out", "lung")
+    assert Manifest.load(tmp_path / "out").num_samples == 20
+
+
+def _die(part):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- splits, weights, what is held out
+
+
+def test_no_patient_is_in_two_splits(tmp_path):
+    report = pack_sources(
+        tmp_path / "out", source="phantom", options={"num_samples": 170, "size": (64, 64)},
+        splits={"train": 0.7, "val": 0.2, "test": 0.1}, processes=1,
+    )  # fmt: skip
+    patients = {split: {r["patient"] for r in records(tmp_path / "out" / split)} for split in ("train", "val", "test")}
+    assert sum(len(records(tmp_path / "out" / split)) for split in patients) == 170
+    assert all(patients.values())
+    assert not any(patients[a] & patients[b] for a, b in itertools.combinations(patients, 2))
+    assert "  train: " in report
+    assert len(patients["train"]) > len(patients["val"])
+
+
+def test_weights_repeat_and_thin_out(tmp_path):
+    counts = Counter()
+    pack_sources(
+        tmp_path / "out", source="phantom", processes=1,
+        options={"num_samples": 120, "anatomies": ("lung", "liver", "breast"), "size": (64, 64)},
+        weights={"lung": 2.5, "liver": 0.25, "phantom": 2.0},
+    )  # fmt: skip
+    for record in records(tmp_path / "out"):
+        counts[record["name"]] += 1
+    lung, liver, breast = ([counts[f"{name}/{i:06d}"] for i in range(p, 120, 3)] for p, name in enumerate(
+        ("lung", "liver", "breast")))  # fmt: skip
+    assert set(lung) == {5}
+    assert set(breast) == {2}
+    assert set(liver) == {0, 1}
+    assert 10 <= sum(liver) <= 30  # 40 images of weight 0.5
+    with tarfile.open(tmp_path / "out/shard-000000.tar") as tar:  # a copy has a name, and so draws, of its own
+        assert len(set(tar.getnames())) == 2 * sum(counts.values())
+
+
+def test_images_that_look_like_held_out_ones_stay_out(tmp_path, ultrasound_data):
+    small = ultrasound_data / "busi_full_resolution_sample"
+    report = pack_folder(
+        ultrasound_data / "busi", tmp_path / "out", options={"include": ["malignant (1*"], "exclude": ["*_mask*"]},
+        exclude_task=[f"reported={small}"],
+    )  # fmt: skip
+    held_out = {path.name for path in small.rglob("*.png") if "_mask" not in path.name}
+    packed = {Path(record["name"]).name for record in records(tmp_path / "out")}
+    assert len({"malignant (123).png", "malignant (14).png"} & held_out) >= 1
+    assert not packed & held_out
+    rows = [line.split("\t") for line in (tmp_path / "out/held_out.tsv").read_text().splitlines()[1:]]
+    assert held_out & {Path(row[0]).name for row in rows}
+    assert f"{len(rows)} images left out of this corpus" in report
+
+
+def test_a_task_without_a_folder_is_asked_for_one(tmp_path):
+    root = make_images(tmp_path / "in", 2)
+    with pytest.raises(UserError, match=r"--exclude_task busi: .* e.g. --exclude_task busi=DIR"):
+        pack_folder(root, tmp_path / "out", exclude_task=["busi"])
+
+
+def test_duplicates_are_listed_and_dropped_on_request(tmp_path, ultrasound_data):
+    options = {"include": ["normal (*"], "exclude": ["*_mask*"]}
+    report = pack_folder(ultrasound_data / "busi", tmp_path / "kept", options=options)
+    rows = [line.split("\t") for line in (tmp_path / "kept/duplicates.tsv").read_text().splitlines()]
+    assert rows[0] == ["first", "second", "bits_apart"]
+    assert f"alike      {len(rows) - 1} pairs" in report
+    pack_folder(ultrasound_data / "busi", tmp_path / "dropped", options=options, drop_duplicates=True)
+    names = {record["name"] for record in records(tmp_path / "dropped")}
+    pairs = [tuple(name.split("/", 1)[1] for name in row[:2]) for row in rows[1:]]
+    assert pairs
+    assert not any(first in names and second in names for first, second in pairs)
+    assert len(names) < Manifest.load(tmp_path / "kept").num_samples == 133
+
+
+# ---------------------------------------------------------------- arguments
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"root": None}, "--root: missing"),
-        ({"anatomy": None}, "--anatomy: missing"),
+        ({"anatomy": None}, "anatomy"),
         ({"anatomy": "brest"}, "did you mean 'breast'"),
-        ({"quality": 0}, "--quality 0"),
-        ({"quality": 101}, "--quality 101"),
+        ({"quality": 0}, "quality 0"),
+        ({"quality": 101}, "quality 101"),
         ({"samples_per_shard": 0}, "--samples_per_shard 0"),
-        ({"fps": 0.0}, "fps 0.0"),
+        ({"options": {"fps": 0.0}}, "fps 0.0"),
+        ({"options": {"fsp": 1.0}}, "did you mean 'fps'"),
         ({"max_bad_share": 1.5}, "--max_bad_share 1.5"),
-        ({"short_side": 0}, "--short_side 0"),
-        ({"exclude": "good*"}, "holds no image or clip"),
-        ({"source": "phantom"}, "--root, --anatomy: the phantom has no files"),
-        ({"source": "phantom", "root": None, "anatomy": None, "num_samples": 0}, "--num_samples 0"),
+        ({"short_side": 0}, "short_side 0"),
+        ({"processes": 0}, "--processes 0"),
+        ({"seed": -1}, "seed -1"),
+        ({"splits": {"train": 0.5}}, "splits .*: shares must be above 0 and add up to 1"),
+        ({"splits": {"../x": 1.0}}, "'../x' names a folder"),
+        ({"weights": {"breast": -1.0}}, "weights"),
+        ({"options": {"exclude": ["good*"]}}, "holds no image or clip"),
+        ({"source": "phantom", "root": None, "options": {"num_samples": 1}}, "anatomy"),
+        ({"source": "phantom", "root": None, "anatomy": None, "options": {"num_samples": 0}}, "num_samples: 0"),
+        ({"source": "folders"}, "source 'folders': unknown"),
+        ({"source": None}, "name spec files"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name_before_any_file_is_made(tmp_path, arguments, named):
     root = make_images(tmp_path / "in", 2)
     with pytest.raises(UserError, match=named):
-        pack(**{"source": "folder", "out": tmp_path / "out", "root": root, "anatomy": "breast", **arguments})
+        pack_sources(**{"out": tmp_path / "out", "source": "folder", "root": root, "anatomy": "breast", **arguments})
     assert not (tmp_path / "out").exists()
 
 
-def test_the_phantom_is_packed_without_files(tmp_path):
-    report = pack("phantom", tmp_path / "out", num_samples=6, seed=1)
-    assert str(report).startswith("packed 6 images in ")
-    assert len({record["name"] for record in records(tmp_path / "out")}) == 6
+def test_a_weight_for_nothing_is_refused(tmp_path):
+    root = make_images(tmp_path / "in", 2)
+    with pytest.raises(UserError, match="weights: 'lungs' is neither an anatomy nor a source"):
+        pack_folder(root, tmp_path / "out", weights={"lungs": 2.0})
 
 
 def test_the_next_command_survives_a_space_in_the_folders_name():
     manifest = Manifest((ShardInfo("shard-000000.tar", 1, 2_500_000, "", {"lung": 1}),))
-    report = str(PackReport(Path("my shards"), manifest, 1, (Rejected(Path("a.png"), "empty file"),), 2.0))
+    report = str(PackReport(Path("my shards"), {"": manifest}, 1, (("a.png", "empty file"),), (), 2.0))
     assert report.startswith("packed 1 image from 1 file in 2.0 s (0 img/s)")
     assert "1 in my shards, 2.5 MB" in report
     assert report.endswith("--data.shards 'my shards'")
 
 
-def test_the_command_line_takes_one_pattern_or_several(tmp_path):
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(pack)
-    fixed = ["--source", "folder", "--out", "x", "--root", str(tmp_path), "--anatomy", "lung", "--short_side", "null"]
-    parsed = parser.parse_args([*fixed, "--exclude", "*_mask*"])
-    assert (parsed.exclude, parsed.short_side, parsed.root) == ("*_mask*", None, tmp_path)
-    assert parser.parse_args([*fixed, "--exclude+", "*_mask*", "--exclude+", "b/*"]).exclude == ["*_mask*", "b/*"]
+@pytest.mark.parametrize(
+    "exclude",
+    [["--exclude", "*_mask*", "b/*"], ["--exclude", '["*_mask*", "b/*"]'], ['--exclude=["*_mask*", "b/*"]'],
+     ["--exclude", "*_mask*", "--exclude+", "b/*"]],
+)  # fmt: skip
+def test_the_command_line_takes_patterns_as_people_type_them(tmp_path, exclude):
+    root = make_images(tmp_path / "in", 3)
+    Image.new("L", (40, 40)).save(root / "good00_mask.png")
+    make_images(root / "b", 2)
+    words = ["--source", "folder", "--root", str(root), "--anatomy", "lung", "--out", str(tmp_path / "out")]
+    report = shards_pack([*words, *exclude, "--samples-per-shard", "2", "--drop-duplicates"])
+    assert report.startswith("packed 3 images from 3 files in ")
+    assert len(Manifest.load(tmp_path / "out").shards) == 2
+
+
+def test_a_dry_run_packs_nothing(tmp_path):
+    root = make_images(tmp_path / "in", 3)
+    words = ["--source=folder", f"--root={root}", "--anatomy=lung", f"--out={tmp_path / 'out'}", "--dry-run"]
+    assert shards_pack(words) == "in: 3 files would be read"
+    assert not (tmp_path / "out").exists()
 
 
 def test_real_images_are_packed_at_their_short_side(tmp_path, ultrasound_data):
-    report = pack("folder", tmp_path / "out", ultrasound_data / "hc18", "fetal", "*_Annotation*", short_side=256)
-    assert report.manifest.anatomies == {"other": 50}
+    options = {"exclude": ["*_Annotation*"]}
+    pack_folder(ultrasound_data / "hc18", tmp_path / "out", "fetal", options, short_side=256)
+    assert Manifest.load(tmp_path / "out").anatomies == {"other": 50}
     assert all(min(record["height"], record["width"]) == 256 for record in records(tmp_path / "out"))

@@ -1,244 +1,210 @@
-"""Packs a source into shards: the function behind `arl shards pack`."""
+"""Packs sources into one corpus: list, read in parallel, plan, write in parallel, put in place.
 
-import shlex
-import sys
+Everything lies in `out/.packing` until it is whole. Killed at any time and called again with the same arguments,
+packing goes on where it stopped and gives the same shards, byte for byte, whatever the number of processes.
+"""
+
+import hashlib
+import shutil
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-from tqdm import tqdm
+import numpy as np
 
-from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
-from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.sample import Rejected, Sample
-from arl_lightning.data.shards.writer import Encoding, ShardWriter
-from arl_lightning.data.sources.folder import Folder, find_media
+from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
+from arl_lightning.data.shards.manifest import FILE_NAME, Manifest
+from arl_lightning.data.shards.plan import Options, PlannedSource, make_plan
+from arl_lightning.data.shards.processes import usable_cores
+from arl_lightning.data.shards.report import PackReport, refuse_bad_share, write_left_out, write_rejected
+from arl_lightning.data.shards.spec import Job
+from arl_lightning.data.shards.spool import read_index
+from arl_lightning.data.shards.staging import Listing, list_parts, read_parts
+from arl_lightning.data.shards.writer import SHARD_PATTERN, Contents, write_corpus
 from arl_lightning.errors import UserError
 
-REJECTED_FILE = "rejected.tsv"
-NUM_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """What was packed and what was not; as a string, what the command line prints at its end.
-
-    Attributes:
-        out: The shards' folder.
-        manifest: The shards.
-        num_files: Files that were read, None for a source without files.
-        rejected: The files, or parts of clips, that could not be read.
-        seconds: The time it took.
-    """
-
-    out: Path
-    manifest: Manifest
-    num_files: int | None
-    rejected: tuple[Rejected, ...]
-    seconds: float
-
-    def __str__(self) -> str:
-        """Return the report as lines of text."""
-        manifest = self.manifest
-        files = "" if self.num_files is None else f" from {_count(self.num_files, 'file')}"
-        num_bytes = sum(shard.num_bytes for shard in manifest.shards)
-        speed = manifest.num_samples / max(self.seconds, 1e-9)
-        anatomies = ", ".join(f"{name} {number:,}" for name, number in manifest.anatomies.items())
-        return "\n".join(
-            [
-                f"packed {_count(manifest.num_samples, 'image')}{files} in {self.seconds:.1f} s ({speed:,.0f} img/s)",
-                f"  anatomies  {anatomies}",
-                f"  shards     {len(manifest.shards):,} in {self.out}, {_size(num_bytes)}",
-                *self._rejected_lines(),
-                f"next: arl pretrain --config recipes/pretrain/avit_tiny_cpu.yaml "
-                f"--data.shards {shlex.quote(str(self.out))}",
-            ]
-        )
-
-    def _rejected_lines(self) -> list[str]:
-        if not self.rejected:
-            return ["  rejected   none"]
-        shown = [f"    {item.path}: {item.reason}" for item in self.rejected[:NUM_SHOWN]]
-        more = len(self.rejected) - len(shown)
-        tail = [f"    and {more:,} more"] if more else []
-        return [f"  rejected   {len(self.rejected):,}, listed in {self.out / REJECTED_FILE}", *shown, *tail]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An opened source: its items, and how many files (or, without files, images) they come from."""
-
-    items: Iterator[Sample | Rejected]
-    total: int
-    root: Path | None
-
-    def unit(self, item: Sample | Rejected) -> str:
-        """Return the file that an item came from."""
-        if isinstance(item, Sample):
-            return item.video or item.name
-        return item.path.relative_to(self.root).as_posix() if self.root else str(item.path)
+WORK_FOLDER = ".packing"
+DONE_FOLDER = ".packing-done"  # renamed before it is deleted, so that half of it is never taken for a packing to go on
 
 
 def pack(
-    source: Literal["folder", "phantom"],
+    jobs: Sequence[Job],
     out: Path,
-    root: Path | None = None,
-    anatomy: str | None = None,
-    include: list[str] | str | None = None,
-    exclude: list[str] | str | None = None,
-    fps: float = 2.0,
-    num_samples: int = 640,
+    held_out: Sequence[Job] = (),
+    options: Options | None = None,
     samples_per_shard: int = 2000,
-    short_side: int | None = 384,
-    image_format: Literal["jpg", "png"] = "jpg",
-    quality: int = 92,
-    seed: int = 0,
+    processes: int | None = None,
     max_bad_share: float = 0.05,
-    anatomies: list[str] | None = None,
+    vocabulary: AnatomyVocabulary | None = None,
 ) -> PackReport:
-    """Pack images into checksummed WebDataset shards for pretraining.
-
-    The default short side keeps the smallest local crop of pretraining (5 % of the area for 96 pixels: 86 of 384) near
-    its own resolution, while shards stay small and decode fast.
+    """Pack images into checksummed WebDataset shards, in a folder for each split where there are splits.
 
     Args:
-        source: `folder` reads your images and clips, `phantom` draws synthetic ultrasound.
-        out: Folder for the shards; must not hold shards yet.
-        root: Folder source: the folder with the images and clips.
-        anatomy: Folder source: what all of them show, e.g. breast; `other` if it is none of the vocabulary.
-        include: Folder source: pattern, or list of patterns, of files to read, e.g. `test_data/*`; all by default.
-        exclude: Folder source: pattern, or list of patterns, of files to leave out, e.g. `*_mask*` or `masks/*`.
-        fps: Folder source: frames taken from each second of a clip.
-        num_samples: Phantom source: images to draw.
+        jobs: What to pack.
+        out: Folder for the shards; must hold no other corpus.
+        held_out: What the corpus must not hold: its images, those that look like them, and its patients are left out.
+        options: How the corpus is made of the images.
         samples_per_shard: The most images of one shard.
-        short_side: Scale larger images down to this short side in pixels; null keeps every size.
-        image_format: `jpg`, or `png` to store without loss.
-        quality: JPEG quality, 1 to 100.
-        seed: Of the shuffle, and of the phantom.
+        processes: How many work at once; by default one for each core. The shards do not depend on it.
         max_bad_share: Give up if more than this share of the files cannot be read.
-        anatomies: Folder source: a vocabulary of your own, the same as `--model.anatomies` in pretraining.
+        vocabulary: The anatomies.
 
     Returns:
         The report, for printing.
 
     Raises:
-        UserError: If an argument is wrong, `out` holds shards already, or too many files cannot be read.
+        UserError: If an argument is wrong, `out` holds another corpus, too many files cannot be read, or the disk is
+            full.
     """
+    options = options or Options()
+    processes = usable_cores() if processes is None else processes
+    _check_numbers(samples_per_shard, processes, max_bad_share)
+    start = time.perf_counter()
+    with disk_errors(out):
+        going_on = open_work_folder(out)
+        work = out / WORK_FOLDER
+        anatomies = [*(vocabulary or AnatomyVocabulary()).names, OTHER]
+        with _tidy_unless(going_on, work):
+            listing = list_parts(jobs, held_out, work, anatomies)
+            fingerprint = _fingerprint(listing, jobs, options, samples_per_shard)
+            done = refuse_other_corpus(out, fingerprint)
+        if done and not going_on:
+            shutil.rmtree(work)
+            return PackReport(out, done, listing.num_units, (), (), time.perf_counter() - start, was_there=True)
+        forget_others(work, {listing.folder.name, _shards_folder(fingerprint)})
+        reports = read_parts(listing.parts, processes)
+        rejected = write_rejected(reports, out)
+        num_samples = sum(report.num_samples for report in reports)
+        refuse_bad_share(rejected, listing.num_units, num_samples, max_bad_share, out)
+        contents, lines = _plan(listing, jobs, anatomies, options, out)
+        _check_space(contents, out)
+        manifests = write_corpus(
+            out, work / _shards_folder(fingerprint), contents, samples_per_shard, fingerprint, processes
+        )
+        close_work_folder(out)
+    return PackReport(out, manifests, listing.num_units, rejected, lines, time.perf_counter() - start)
+
+
+def _plan(
+    listing: Listing, jobs: Sequence[Job], anatomies: Sequence[str], options: Options, out: Path
+) -> tuple[Contents, tuple[str, ...]]:
+    """Return what to write, and what to say of what is left out."""
+    index = read_index([part.path for part in listing.parts if part.with_images])
+    held_out = read_index([part.path for part in listing.parts if not part.with_images])
+    sources = [PlannedSource(job.source.name, job.weight, job.splits) for job in jobs]
+    plan = make_plan(index, held_out, anatomies, sources, options)
+    files = [part.path for part in listing.parts]
+    lines = write_left_out(index, held_out, plan, files, options.drop_duplicates, out)
+    names = [source.name for source in sources]
+    return Contents(files, index, anatomies, names, plan.orders, plan.copies), lines
+
+
+def _check_numbers(samples_per_shard: int, processes: int, max_bad_share: float) -> None:
+    if samples_per_shard < 1:
+        raise UserError(f"--samples_per_shard {samples_per_shard}: must be at least 1")
+    if processes < 1:
+        raise UserError(f"--processes {processes}: must be at least 1")
     if not 0 <= max_bad_share <= 1:
         raise UserError(f"--max_bad_share {max_bad_share}: must be 0 to 1")
-    start = time.perf_counter()
-    encoding = Encoding(image_format, quality, short_side)
-    if source == "folder":
-        vocabulary = AnatomyVocabulary(anatomies or ANATOMIES)
-        opened = _open_folder(root, anatomy, vocabulary, _patterns(include), _patterns(exclude), fps)
-    else:
-        _refuse_folder_arguments(root=root, anatomy=anatomy, include=include, exclude=exclude, anatomies=anatomies)
-        opened = _open_phantom(num_samples, seed)
-    with ShardWriter(out, samples_per_shard, encoding, seed) as writer:
-        rejected = _add_all(writer, opened)
-        _list_rejected(rejected, out / REJECTED_FILE)
-        _check_share(rejected, opened.total, writer.num_samples, max_bad_share, out)
-        manifest = writer.finish()
-    num_files = opened.total if source == "folder" else None
-    return PackReport(out, manifest, num_files, tuple(rejected), time.perf_counter() - start)
 
 
-def _patterns(given: list[str] | str | None) -> list[str]:
-    return [given] if isinstance(given, str) else given or []
+def _fingerprint(listing: Listing, jobs: Sequence[Job], options: Options, samples_per_shard: int) -> str:
+    """Return a hash of all that the shards depend on."""
+    planned = [(job.source.name, job.weight, sorted(job.splits.items())) for job in jobs]
+    told = repr((listing.fingerprint, planned, options, samples_per_shard))
+    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _open_folder(
-    root: Path | None,
-    anatomy: str | None,
-    vocabulary: AnatomyVocabulary,
-    include: list[str],
-    exclude: list[str],
-    fps: float,
-) -> _Source:
-    if root is None or anatomy is None:
-        missing = "--root" if root is None else "--anatomy"
-        raise UserError(f"{missing}: missing; use `--source folder --root DIR --anatomy NAME`")
-    folder = Folder(root, vocabulary.canonical(anatomy), fps, tuple(include), tuple(exclude))
-    items = (item for unit in folder.units() for item in folder.read(unit))
-    return _Source(items, sum(1 for _ in find_media(root, exclude, include)), root)
+def _shards_folder(fingerprint: str) -> str:
+    return f"shards-{fingerprint[:16]}"
 
 
-def _open_phantom(num_samples: int, seed: int) -> _Source:
-    from arl_lightning.data.sources.phantom import Phantom  # spares a folder's packing the phantom's imports
-
-    if num_samples < 1:
-        raise UserError(f"--num_samples {num_samples}: must be at least 1")
-    phantom = Phantom(num_samples, seed)
-    return _Source((item for unit in phantom.units() for item in phantom.read(unit)), num_samples, None)
-
-
-def _refuse_folder_arguments(**arguments: object) -> None:
-    given = [f"--{name}" for name, value in arguments.items() if value is not None]
-    if given:
-        raise UserError(f"{', '.join(given)}: the phantom has no files; leave it out or use --source folder")
+def _check_space(contents: Contents, out: Path) -> None:
+    """Refuse to write shards that the disk cannot hold, before the first one."""
+    sizes = contents.index["record_size"].astype(np.int64) + contents.index["image_size"] + 1024 + 512
+    needed = sum(int(sizes[order].sum()) for order in contents.orders.values())
+    free = shutil.disk_usage(out).free + sum(path.stat().st_size for path in out.rglob(f"*{SHARD_PATTERN}"))
+    if needed > free:
+        raise UserError(
+            f"{out}: {needed / 1e9:.1f} GB of shards for {free / 1e9:.1f} GB of free space; make room and run the same"
+            " command again, it goes on from here"
+        )
 
 
-def _add_all(writer: ShardWriter, source: _Source) -> list[Rejected]:
-    rejected = []
-    for item in _with_progress(writer, source):
-        if isinstance(item, Rejected):
-            rejected.append(item)
-        else:
-            writer.add(item)
-    return rejected
+# ---------------------------------------------------------------- the work folder, which merging uses too
 
 
-def _with_progress(writer: ShardWriter, source: _Source) -> Iterable[Sample | Rejected]:
-    """Pass the items on under a bar that counts files: how many frames a clip will give is not known before."""
-    current = None
-    start = time.perf_counter()
-    unit = " files" if source.root else " img"
-    interval = 0.1 if sys.stderr.isatty() else 10.0  # seconds between two lines in a log file
-    with tqdm(total=source.total, desc="pack", unit=unit, smoothing=0, mininterval=interval, miniters=1) as bar:
-        for item in source.items:
-            yield item
-            if source.unit(item) != current:
-                current = source.unit(item)
-                speed = writer.num_samples / (time.perf_counter() - start)
-                bar.set_postfix_str(f"{speed:,.0f} img/s", refresh=False)
-                bar.update()
+def open_work_folder(out: Path) -> bool:
+    """Make the work folder, and return whether an earlier packing left one to go on with.
+
+    Raises:
+        UserError: If `out` cannot be made, or holds shards without a manifest that no packing here has left.
+    """
+    work = out / WORK_FOLDER
+    going_on = work.is_dir()
+    if not going_on and not saved_manifests(out):
+        present = sorted(out.rglob(SHARD_PATTERN))
+        if present:
+            raise UserError(
+                f"{out}: holds {present[0].relative_to(out)} without a manifest; choose another --out folder or delete"
+                " this one"
+            )
+    work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / DONE_FOLDER, ignore_errors=True)
+    return going_on
 
 
-def _list_rejected(rejected: list[Rejected], path: Path) -> None:
-    if not rejected:
-        path.unlink(missing_ok=True)  # of an earlier, failed run
-        return
-    lines = ["path\treason", *(f"{_one_field(str(item.path))}\t{_one_field(item.reason)}" for item in rejected)]
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-    temporary.replace(path)
+def close_work_folder(out: Path) -> None:
+    """Delete the work folder at once for the next packing's eyes, then piece by piece on the disk."""
+    (out / WORK_FOLDER).replace(out / DONE_FOLDER)
+    shutil.rmtree(out / DONE_FOLDER)
 
 
-def _check_share(rejected: list[Rejected], num_files: int, num_samples: int, max_bad_share: float, out: Path) -> None:
-    share = len(rejected) / num_files
-    if share <= max_bad_share and num_samples:
-        return
-    names = ", ".join(f"{item.path.name} ({item.reason})" for item in rejected[:3])
-    limit = f"more than --max_bad_share {max_bad_share:g}" if share > max_bad_share else "no image is left"
-    fix = "mend or exclude them" + (", or raise --max_bad_share" if num_samples else "")
-    raise UserError(
-        f"{len(rejected)} of {_count(num_files, 'file')} ({share:.1%}) cannot be read, {limit}: {names}"
-        f"{', ...' if len(rejected) > 3 else ''}; all are listed in {out / REJECTED_FILE}; {fix}"
-    )
+def saved_manifests(out: Path) -> list[Path]:
+    """Return the manifests of a corpus: one, or one in the folder of each split."""
+    return sorted([*out.glob(FILE_NAME), *out.glob(f"*/{FILE_NAME}")])
 
 
-def _one_field(text: str) -> str:
-    return text.replace("\t", " ").replace("\n", " ").replace("\r", " ")
+def refuse_other_corpus(out: Path, fingerprint: str) -> dict[str, Manifest]:
+    """Return what is already in place of the corpus with this fingerprint.
+
+    Raises:
+        UserError: If it is another corpus that lies there.
+    """
+    manifests = {path.parent.relative_to(out).name: Manifest.load(path.parent) for path in saved_manifests(out)}
+    if any(manifest.fingerprint != fingerprint for manifest in manifests.values()):
+        raise UserError(f"{out}: holds another corpus already; choose another --out folder or delete this one")
+    return manifests
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def forget_others(work: Path, kept: set[str]) -> None:
+    """Delete what a packing of other files or options has left in the work folder."""
+    for path in work.iterdir():
+        if path.is_dir() and path.name not in kept:
+            shutil.rmtree(path)
 
 
-def _size(num_bytes: int) -> str:
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes / 1000:.1f} kB"
+@contextmanager
+def _tidy_unless(going_on: bool, work: Path) -> Iterator[None]:
+    """Take a fresh work folder away again if listing fails: nothing is lost with it."""
+    try:
+        yield
+    except BaseException:
+        if not going_on:
+            shutil.rmtree(work, ignore_errors=True)
+            if not any(work.parent.iterdir()):
+                work.parent.rmdir()
+        raise
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a user's line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or out}: {error.strerror or error}; make room or choose another --out, and run the same"
+            " command again: it goes on where it stopped"
+        ) from error

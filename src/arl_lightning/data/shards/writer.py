@@ -1,215 +1,219 @@
-"""Packs samples, in one global shuffle, into WebDataset shards and their manifest.
+"""Writes shards from bytes that lie in other files, several at a time, and puts the manifest beside them last.
 
-Shapes: an image is uint8, (H, W) grey or (H, W, 3) RGB. Packing needs twice the shards' size on disk for a while, and
-about 30 bytes of memory a sample.
+R places in the shards of one split.
 """
 
 import hashlib
 import json
 import math
-import shutil
-from array import array
+import tarfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Literal
+from typing import BinaryIO
 
-import cv2
 import numpy as np
-import webdataset
+from tqdm import tqdm
 
-from arl_lightning.data.shards.manifest import FILE_NAME, Manifest, ShardInfo
-from arl_lightning.data.shards.sample import Record, Sample
+from arl_lightning.data.shards.manifest import Manifest, ShardInfo
+from arl_lightning.data.shards.processes import run_jobs
+from arl_lightning.data.shards.spool import hash64, save_array, save_json
 from arl_lightning.errors import UserError
 
 SHARD_PATTERN = "shard-*.tar"
-WORK_FOLDER = ".packing"
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """How images are stored.
+class Contents:
+    """What is to be written.
 
     Attributes:
-        image_format: `jpg` or, lossless, `png`.
-        quality: Of a JPEG, 1 to 100.
-        short_side: Images with a longer short side are scaled down to it; None keeps every size.
-
-    Raises:
-        UserError: If a value is out of its range.
+        files: Where the bytes lie, by the index' numbers.
+        index: (N,) of `spool.INDEX`.
+        anatomies: Names by the index' numbers.
+        sources: Likewise.
+        orders: Split ("" without splits) -> (R,) places in the index.
+        copies: Split -> (R,) which copy of its image stands there, from 0.
     """
 
-    image_format: Literal["jpg", "png"] = "jpg"
-    quality: int = 92
-    short_side: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality {self.quality}: must be 1 to 100")
-        if self.short_side is not None and self.short_side < 1:
-            raise UserError(f"--short_side {self.short_side}: must be at least 1 pixel, or null to keep every size")
-
-    def scale_down(self, image: np.ndarray) -> np.ndarray:
-        """Return the image with at most `short_side` pixels on its shorter side."""
-        height, width = image.shape[:2]
-        if self.short_side is None or min(height, width) <= self.short_side:
-            return image
-        scale = self.short_side / min(height, width)
-        size = (round(width * scale), round(height * scale))
-        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-    def encode(self, image: np.ndarray) -> bytes:
-        """Return the bytes of a .jpg or .png file."""
-        pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        options = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if self.image_format == "jpg" else []
-        done, encoded = cv2.imencode(f".{self.image_format}", pixels, options)
-        if not done:
-            raise ValueError(f"image of shape {image.shape} and type {image.dtype} cannot be encoded")
-        return encoded.tobytes()
+    files: Sequence[Path]
+    index: np.ndarray
+    anatomies: Sequence[str]
+    sources: Sequence[str]
+    orders: Mapping[str, np.ndarray]
+    copies: Mapping[str, np.ndarray]
 
 
-class ShardWriter:
-    """Collects samples in a spool file, then writes them shuffled: shards first, the manifest last.
+@dataclass(frozen=True)
+class _Job:
+    """One shard: places `start` to `stop` of a split's order."""
 
-    Use it as a context manager. Everything stays in a work folder inside of `out` until `finish`, so a crash before it
-    leaves neither a shard nor a manifest; leaving the context, or the next writer, removes that folder. A kill among
-    its last renames leaves shards without a manifest, which the next writer refuses by name. The same samples and seed
-    give the same bytes.
-
-    Args:
-        out: The shards' folder, made if missing.
-        samples_per_shard: The most samples of a shard; shards are equal in number within one sample.
-        encoding: How images are stored.
-        seed: Of the shuffle.
-
-    Raises:
-        UserError: If `out` holds shards already or cannot be made, or a number is out of its range.
-    """
-
-    def __init__(
-        self, out: Path, samples_per_shard: int = 2000, encoding: Encoding | None = None, seed: int = 0
-    ) -> None:
-        if samples_per_shard < 1:
-            raise UserError(f"--samples_per_shard {samples_per_shard}: must be at least 1")
-        if seed < 0:
-            raise UserError(f"--seed {seed}: must be at least 0")
-        self.out = out
-        self.samples_per_shard = samples_per_shard
-        self.encoding = encoding or Encoding()
-        self.seed = seed
-        self._keys = array("Q")
-        self._ends = array("Q")  # of each sample's record, then of its image
-        self._work = out / WORK_FOLDER
-        _refuse_packed(out)
-        _make_empty(self._work)
-        self._spool = (self._work / "spool").open("w+b")
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._spool.close()
-        shutil.rmtree(self._work, ignore_errors=True)
+    work: Path
+    out: Path
+    split: str
+    number: int
+    start: int
+    stop: int
 
     @property
-    def num_samples(self) -> int:
-        """Samples added so far."""
-        return len(self._keys)
+    def name(self) -> str:
+        return f"shard-{self.number:06d}.tar"
 
-    def add(self, sample: Sample) -> None:
-        """Encode a sample and append it to the spool."""
-        image = self.encoding.scale_down(sample.image)
-        encoded = self.encoding.encode(image)
-        record = _record(sample, image.shape[0], image.shape[1], hashlib.sha256(encoded).hexdigest())
-        self._spool.write(json.dumps(record, sort_keys=True, separators=(",", ":")).encode())
-        self._ends.append(self._spool.tell())
-        self._spool.write(encoded)
-        self._ends.append(self._spool.tell())
-        self._keys.append(_key(sample))
+    @property
+    def draft(self) -> Path:
+        """Where the shard waits until all are written."""
+        return self.work / f"{self.split}-{self.name}"
 
-    def finish(self) -> Manifest:
-        """Write the shards and the manifest.
-
-        Raises:
-            UserError: If no sample was added.
-            ValueError: If two samples of a source have one name.
-        """
-        if not self.num_samples:
-            raise UserError(f"{self.out}: there is no sample to pack")
-        if np.unique(np.frombuffer(self._keys, np.uint64)).size < self.num_samples:
-            raise ValueError("two samples have the same source and name; a reader must give every sample its own")
-        num_shards = math.ceil(self.num_samples / self.samples_per_shard)
-        order = np.random.default_rng(self.seed).permutation(self.num_samples)
-        parts = np.array_split(order, num_shards)
-        manifest = Manifest(
-            tuple(self._write_shard(f"shard-{index:06d}.tar", part) for index, part in enumerate(parts))
-        )
-        for shard in manifest.shards:
-            (self._work / shard.name).replace(self.out / shard.name)
-        manifest.save(self.out)
-        return manifest
-
-    def _write_shard(self, name: str, indices: np.ndarray) -> ShardInfo:
-        anatomies: Counter[str] = Counter()
-        path = self._work / name
-        # A fixed time and owner: the bytes depend on the samples alone.
-        with (
-            path.open("wb") as file,
-            webdataset.TarWriter(file, encoder=False, user="arl", group="arl", mtime=0) as tar,
-        ):
-            for index in indices:
-                record, encoded = self._read_spool(int(index))
-                anatomies[json.loads(record)["anatomy"]] += 1
-                key = f"{self._keys[index]:016x}"
-                tar.write({"__key__": key, self.encoding.image_format: encoded, "json": record})
-        with path.open("rb") as shard:
-            digest = hashlib.file_digest(shard, "sha256").hexdigest()
-        return ShardInfo(name, len(indices), path.stat().st_size, digest, dict(sorted(anatomies.items())))
-
-    def _read_spool(self, index: int) -> tuple[bytes, bytes]:
-        start = self._ends[2 * index - 1] if index else 0
-        middle, end = self._ends[2 * index], self._ends[2 * index + 1]
-        self._spool.seek(start)
-        return self._spool.read(middle - start), self._spool.read(end - middle)
+    @property
+    def place(self) -> Path:
+        return self.out / self.split / self.name
 
 
-def _record(sample: Sample, height: int, width: int, sha256: str) -> Record:
-    spacing = sample.spacing_mm
-    if spacing is not None:  # a smaller picture of the same field of view has larger pixels
-        spacing = (spacing[0] * sample.image.shape[0] / height, spacing[1] * sample.image.shape[1] / width)
-    return Record(
-        anatomy=sample.anatomy,
-        source=sample.source,
-        name=sample.name,
-        patient=sample.patient,
-        video=sample.video,
-        frame=sample.frame,
-        height=height,
-        width=width,
-        probe=sample.probe,
-        spacing_mm=spacing,
-        sha256=sha256,
-    )
+def write_corpus(
+    out: Path, work: Path, contents: Contents, samples_per_shard: int, fingerprint: str, processes: int
+) -> dict[str, Manifest]:
+    """Write all shards, move them to `out` (to a folder for each split), and the manifests last.
+
+    Killed at any time and called again with the same arguments it goes on with what is missing: each shard is renamed
+    into place whole, and its bytes follow from the contents alone.
+
+    Args:
+        out: The shards' folder.
+        work: A folder in `out` for what is not ready; the caller deletes it in the end.
+        contents: What to write.
+        samples_per_shard: The most samples of a shard; shards of a split are equal in number within one sample.
+        fingerprint: Kept in the manifests.
+        processes: How many shards are written at once.
+
+    Returns:
+        The manifest of each split.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    save_array(work / "index.npy", contents.index)
+    names = {
+        "files": [str(file) for file in contents.files],
+        "anatomies": contents.anatomies,
+        "sources": contents.sources,
+    }
+    save_json(work / "names.json", names)
+    jobs = []
+    for split, order in contents.orders.items():
+        save_array(work / f"order-{split}.npy", order)
+        save_array(work / f"copies-{split}.npy", contents.copies[split])
+        jobs += _jobs(out, work, split, len(order), samples_per_shard)
+    _write_shards(jobs, processes)
+    manifests = {}
+    for split in contents.orders:
+        (out / split).mkdir(exist_ok=True)
+        own = [job for job in jobs if job.split == split]
+        manifests[split] = Manifest(tuple(_read_info(job) for job in own), fingerprint)
+        for job in own:
+            if job.draft.exists():
+                job.draft.replace(job.place)
+        manifests[split].save(out / split)
+    return manifests
 
 
-def _key(sample: Sample) -> int:
-    """Return 64 bits that identify a sample: among 5 million, two collide with a chance below 1e-6."""
-    identity = f"{sample.source}\0{sample.name}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(identity).digest()[:8], "big")
+def _jobs(out: Path, work: Path, split: str, num_places: int, samples_per_shard: int) -> list[_Job]:
+    num_shards = math.ceil(num_places / samples_per_shard)
+    bounds = [number * num_places // num_shards for number in range(num_shards + 1)]
+    return [_Job(work, out, split, number, bounds[number], bounds[number + 1]) for number in range(num_shards)]
 
 
-def _refuse_packed(out: Path) -> None:
-    present = [path.name for path in (out / FILE_NAME, *sorted(out.glob(SHARD_PATTERN))) if path.exists()]
-    if present:
-        raise UserError(f"{out}: holds {present[0]} already; choose another --out folder or delete this one")
+def _write_shards(jobs: Sequence[_Job], processes: int) -> None:
+    missing = [job for job in jobs if not (_info_path(job).is_file() and (job.draft.is_file() or job.place.is_file()))]
+    num_done = len(jobs) - len(missing)
+    with tqdm(total=len(jobs), initial=num_done, desc="write", unit=" shards", smoothing=0.05) as bar:
+        for _ in run_jobs(_write_shard, missing, processes):
+            bar.update()
 
 
-def _make_empty(work: Path) -> None:
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{work.parent}: cannot be made or written ({error.strerror}); choose another --out") from error
+def _info_path(job: _Job) -> Path:
+    return job.work / f"{job.split}-{job.number:06d}.json"
+
+
+def _read_info(job: _Job) -> ShardInfo:
+    return ShardInfo(**json.loads(_info_path(job).read_text(encoding="utf-8")))
+
+
+def _write_shard(job: _Job) -> None:
+    index = np.load(job.work / "index.npy", mmap_mode="r")
+    files, anatomies, sources = _names(job.work)
+    order = np.load(job.work / f"order-{job.split}.npy", mmap_mode="r")[job.start : job.stop]
+    copies = np.load(job.work / f"copies-{job.split}.npy", mmap_mode="r")[job.start : job.stop]
+    rows = index[order]
+    temporary = job.draft.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        tar = _HashedTar(file)
+        for row, copy in zip(rows, copies, strict=True):
+            record, encoded = _read_sample(files[row["file"]], row)
+            key = sample_key(int(row["key"]), int(copy))
+            tar.add(f"{key}.{'png' if row['is_png'] else 'jpg'}", encoded)
+            tar.add(f"{key}.json", record)
+        tar.close()
+    temporary.replace(job.draft)
+    counted = [
+        {names[number]: int(count) for number, count in sorted(Counter(rows[field].tolist()).items())}
+        for field, names in (("anatomy", anatomies), ("source", sources))
+    ]
+    info = ShardInfo(job.name, len(rows), tar.num_bytes, tar.sha256, *counted)
+    save_json(_info_path(job), asdict(info))  # last: it says that the shard is whole
+
+
+@lru_cache(maxsize=1)
+def _names(work: Path) -> tuple[list[Path], list[str], list[str]]:
+    names = json.loads((work / "names.json").read_text(encoding="utf-8"))
+    return [Path(file) for file in names["files"]], names["anatomies"], names["sources"]
+
+
+def sample_key(key: int, copy: int) -> str:
+    """Return a sample's name in its shard; a further copy of an image has another one, and so draws of its own."""
+    return f"{hash64(f'{key:016x}', 'copy', str(copy)) if copy else key:016x}"
+
+
+def _read_sample(path: Path, row: np.void) -> tuple[bytes, bytes]:
+    """Return a sample's record and image; reading them by place keeps packing from filling memory."""
+    with path.open("rb") as file:
+        file.seek(int(row["record_start"]))
+        record = file.read(int(row["record_size"]))
+        file.seek(int(row["image_start"]))
+        encoded = file.read(int(row["image_size"]))
+    if len(record) < row["record_size"] or len(encoded) < row["image_size"]:
+        raise UserError(f"{path}: ends too early; delete the folder it lies in and pack again")
+    return record, encoded
+
+
+class _HashedTar:
+    """A tar whose bytes depend on its members' names and contents alone, hashed as it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.num_bytes = 0
+
+    def add(self, name: str, content: bytes) -> None:
+        """Append a member."""
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        info.mode = 0o444
+        info.uname = info.gname = "arl"
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        self._write(content)
+        self._write(bytes(-len(content) % tarfile.BLOCKSIZE))
+
+    def close(self) -> None:
+        """Write the end of the archive."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self.num_bytes % tarfile.RECORDSIZE))
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was written."""
+        return self._hash.hexdigest()
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._hash.update(content)
+        self.num_bytes += len(content)

@@ -1,0 +1,160 @@
+"""`arl shards pack`: from specs, or from one source and its options, to a packed corpus."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from arl_lightning.arguments import new_parser, normalised, positional, positional_of
+from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
+from arl_lightning.data.shards.encoding import Encoding
+from arl_lightning.data.shards.pack import pack
+from arl_lightning.data.shards.plan import Options
+from arl_lightning.data.shards.spec import Job, Spec, load_spec, open_spec
+from arl_lightning.data.sources.registry import source_class
+from arl_lightning.errors import UserError
+
+# What of a downstream set must stay out of a corpus: the images that results are reported on. A set without an official
+# split is held out whole.
+HELD_OUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "busi": ("busi", {}),
+    "echonet": ("echonet_dynamic", {"split": "TEST"}),
+    "gbcu": ("gbcu", {"split": "test"}),
+    "pocus": ("pocus", {}),
+}
+
+
+def shards_pack(arguments: Sequence[str]) -> str:
+    """Pack what the command line names and return the report.
+
+    Raises:
+        UserError: If an argument is wrong or packing fails.
+    """
+    made = _named_source(arguments)
+    parser = new_parser("arl shards pack", positional_of(pack_sources))
+    parser.add_function_arguments(pack_sources, skip={"options"})
+    if made is not None:
+        own = set(inspect.signature(pack_sources).parameters)
+        parser.add_class_arguments(made, None, skip=own, help="options of this source")
+    functions: list[Callable[..., Any]] = [pack_sources] if made is None else [pack_sources, made]
+    given = parser.parse_args(normalised(arguments, functions)).as_dict()
+    known = inspect.signature(pack_sources).parameters
+    options = {name: given.pop(name) for name in list(given) if name not in known}
+    return pack_sources(**given, options=options)
+
+
+def _named_source(arguments: Sequence[str]) -> type[Any] | None:
+    for place, argument in enumerate(arguments):
+        option, _, value = argument.partition("=")
+        if option == "--source":
+            return source_class(value or (arguments[place + 1] if place + 1 < len(arguments) else ""))
+    return None
+
+
+@positional("specs")
+def pack_sources(
+    out: Path,
+    specs: list[Path] = [],  # noqa: B006 (read only; jsonargparse shows it in --help)
+    source: str | None = None,
+    root: Path | None = None,
+    anatomy: str | None = None,
+    splits: dict[str, float] = {},  # noqa: B006
+    weights: dict[str, float] = {},  # noqa: B006
+    exclude_task: list[str] = [],  # noqa: B006
+    drop_duplicates: bool = False,
+    duplicate_distance: int = 24,
+    image_format: Literal["jpg", "png"] | None = None,
+    quality: int | None = None,
+    short_side: int | Literal["keep"] | None = None,
+    colour: Literal["auto", "grey", "rgb"] | None = None,
+    samples_per_shard: int = 2000,
+    seed: int = 0,
+    processes: int | None = None,
+    max_bad_share: float = 0.05,
+    anatomies: list[str] = list(ANATOMIES),  # noqa: B006
+    dry_run: bool = False,
+    options: dict[str, Any] = {},  # noqa: B006
+) -> str:
+    """Pack images into checksummed WebDataset shards for pretraining.
+
+    Stopped at any time and called again it goes on where it stopped.
+
+    Args:
+        out: Folder for the shards; must hold no other corpus.
+        specs: Files that say what is packed and how, such as those in shards/specs; or give --source.
+        source: One source, whose options then follow, e.g. `folder`, `dicom` or `phantom`.
+        root: Folder of the data set; with several specs the folder that holds them all.
+        anatomy: What all images of --source show, e.g. breast; `other` if it is none of the vocabulary.
+        splits: Split -> share of the patients, e.g. `{train: 0.95, val: 0.05}`; for sources whose spec names none.
+        weights: Anatomy or source -> how often its images are packed, e.g. `{cardiac: 0.5, thyroid: 2}`.
+        exclude_task: Downstream tasks whose test images stay out, as NAME=DIR: busi, echonet, gbcu, pocus, or any other
+            name with a folder of images.
+        drop_duplicates: Leave out all but the first of images that look alike.
+        duplicate_distance: Most bits of 256 in which perceptual hashes of duplicates differ.
+        image_format: `jpg`, or `png` to store without loss; jpg by default, or what the specs say.
+        quality: JPEG quality, 1 to 100; by default 92, or what the specs say.
+        short_side: Larger images are scaled down to this short side in pixels, `keep` keeps every size; by default 384,
+            or what the specs say.
+        colour: `grey` or `rgb` for all images, `auto` keeps colour where there is some; by default auto, or what the
+            specs say.
+        samples_per_shard: The most images of one shard.
+        seed: Of the shuffle, the splits and the weights.
+        processes: How many work at once, by default one for each core; the shards do not depend on it.
+        max_bad_share: Give up if more than this share of the files cannot be read.
+        anatomies: A vocabulary of your own, the same as `--model.anatomies` in pretraining.
+        dry_run: Say what would be packed, and how anatomies were told, without packing.
+        options: Those of --source.
+
+    Returns:
+        The report, for printing.
+
+    Raises:
+        UserError: If an argument is wrong, `out` holds another corpus, or too many files cannot be read.
+    """
+    if bool(specs) == (source is not None):
+        raise UserError("name spec files (arl shards pack shards/specs/NAME.yaml ...) or one --source, not both")
+    if specs and anatomy is not None:
+        raise UserError("--anatomy: belongs to --source; a spec has its own key 'anatomy'")
+    vocabulary = AnatomyVocabulary(anatomies)
+    given = {"image_format": image_format, "quality": quality, "short_side": short_side, "colour": colour}
+    encoding = {name: value for name, value in given.items() if value is not None}
+    if source is not None:
+        named = [("--source", Spec(source, anatomy=anatomy, options=options))]
+    else:
+        named = [(str(path), load_spec(path)) for path in specs]
+    jobs = [_job(open_spec(spec, root, len(named) == 1, vocabulary, where), encoding) for where, spec in named]
+    if dry_run:
+        return "\n\n".join(survey(job) for job in jobs)
+    held_out = [_held_out(task, vocabulary) for task in exclude_task]
+    return str(
+        pack(
+            jobs, out, held_out, Options(seed, splits, weights, drop_duplicates, duplicate_distance),
+            samples_per_shard, processes, max_bad_share, vocabulary,
+        )
+    )  # fmt: skip
+
+
+def _job(job: Job, encoding: dict[str, Any]) -> Job:
+    """Let the command line's encoding stand in for the spec's."""
+    changed = {**vars(job.encoding), **encoding}
+    if changed["short_side"] == "keep":
+        changed["short_side"] = None
+    return Job(job.source, Encoding(**changed), job.splits, job.weight)
+
+
+def _held_out(task: str, vocabulary: AnatomyVocabulary) -> Job:
+    name, _, folder = task.partition("=")
+    if not folder:
+        raise UserError(f"--exclude_task {task}: say where its images lie, e.g. --exclude_task {task}=DIR")
+    source, options = HELD_OUT.get(name, ("folder", {"exclude": ["*_mask*"]}))
+    anatomy = "other" if source == "folder" else None
+    spec = Spec(source, anatomy=anatomy, options=options)
+    return open_spec(spec, Path(folder), True, vocabulary, f"--exclude_task {task}")
+
+
+def survey(job: Job) -> str:
+    """Say what would be packed of a source: what it can tell of itself, or the number of its files."""
+    tell = getattr(job.source, "survey", None)
+    if tell is not None:
+        return str(tell())
+    return f"{job.source.name}: {sum(1 for _ in job.source.units()):,} files would be read"

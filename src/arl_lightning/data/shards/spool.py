@@ -1,0 +1,199 @@
+"""Encoded samples on their way to shards: part files of bytes, and an index that says where each sample lies.
+
+A part holds the samples of a fixed group of units. It is written whole by one process and its index is renamed into
+place last, so that a part is either complete or absent, whenever its writer was killed.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from arl_lightning.data.shards.duplicates import DETAIL, perceptual_hashes
+from arl_lightning.data.shards.encoding import Encoding
+from arl_lightning.data.shards.sample import Record, Rejected, Sample
+from arl_lightning.data.sources.source import Source, Unit
+from arl_lightning.errors import UserError
+
+# One sample in 105 bytes: the index of 5.2 million samples takes 550 MB.
+INDEX = np.dtype(
+    [
+        ("key", "<u8"),  # of source and name
+        ("file", "<u4"),  # number of the file that holds its bytes
+        ("anatomy", "<u2"),  # number in the packing's list of anatomies
+        ("source", "<u2"),  # number of the spec
+        ("record_start", "<u8"),
+        ("image_start", "<u8"),
+        ("record_size", "<u4"),
+        ("image_size", "<u4"),
+        ("patient", "<u8"),  # of source and patient, 0 where unknown
+        ("video", "<u8"),  # of source and video, 0 for a still
+        ("coarse", "<u8"),  # perceptual hashes of the image
+        ("detail", *DETAIL),
+        ("sha", "<u8"),  # beginning of the sha256 of the encoded image
+        ("is_png", "?"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What became of a part's units."""
+
+    num_samples: int
+    num_bytes: int
+    rejected: tuple[tuple[str, str], ...]  # path, reason
+
+
+def hash64(*words: str) -> int:
+    """Return 64 bits that identify words: among 5 million, two collide with a chance below 1e-6."""
+    digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def write_part(
+    path: Path, number: int, source: Source, source_number: int, units: Iterable[Unit], encoding: Encoding,
+    anatomies: list[str], with_images: bool = True,
+) -> PartReport:  # fmt: skip
+    """Read units, encode their samples, and leave `path` with the bytes and `path.npy`, `path.json` beside it.
+
+    Args:
+        path: The part's file.
+        number: The part's number.
+        source: Reads the units.
+        source_number: The source's place among those that are packed together.
+        units: What belongs to the part.
+        encoding: How images are stored.
+        anatomies: All anatomies, `other` included.
+        with_images: False keeps the records alone: the part then serves for comparison only.
+    """
+    rows, rejected = [], []
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        for unit in units:
+            for item in _read(source, unit):
+                if isinstance(item, Rejected):
+                    rejected.append((str(item.path), item.reason))
+                    continue
+                rows.append(_add(item, file, encoding, anatomies, number, source_number, with_images))
+        num_bytes = file.tell()
+    temporary.replace(path)
+    report = PartReport(len(rows), num_bytes, tuple(rejected))
+    save_array(path.with_suffix(".npy"), np.array(rows, INDEX))
+    save_json(path.with_suffix(".json"), dataclasses.asdict(report))  # last: its presence says that the part is whole
+    return report
+
+
+def _read(source: Source, unit: Unit) -> Iterator[Sample | Rejected]:
+    """Yield a unit's items; what a reader did not foresee costs the unit, not the packing of millions of others."""
+    try:
+        yield from source.read(unit)
+    except (UserError, OSError):  # a wrong argument, or a disk that fails: the next unit would not fare better
+        raise
+    except Exception as error:
+        yield Rejected(unit.path, f"{type(error).__name__}: {error}"[:200])
+
+
+def _add(
+    sample: Sample, file: BinaryIO, encoding: Encoding, anatomies: list[str], part: int, source: int, with_image: bool
+) -> tuple[Any, ...]:
+    image = encoding.prepare(sample.image)
+    encoded = encoding.encode(image)
+    digest = hashlib.sha256(encoded)
+    record = json.dumps(
+        record_of(sample, image.shape[0], image.shape[1], digest.hexdigest()), sort_keys=True, separators=(",", ":")
+    ).encode()
+    start = file.tell()
+    file.write(record)
+    if with_image:
+        file.write(encoded)
+    return (
+        hash64(sample.source, sample.name),
+        part,
+        _number(sample.anatomy, anatomies),
+        source,
+        start,
+        start + len(record),
+        len(record),
+        len(encoded),
+        0 if sample.patient is None else hash64(sample.source, "patient", sample.patient),
+        0 if sample.video is None else hash64(sample.source, "video", sample.video),
+        *perceptual_hashes(image),
+        int.from_bytes(digest.digest()[:8], "big"),
+        encoding.image_format == "png",
+    )
+
+
+def _number(anatomy: str, anatomies: list[str]) -> int:
+    if anatomy not in anatomies:
+        raise UserError(f"anatomy '{anatomy}': not in the vocabulary; give --anatomies with it, or a spec with another")
+    return anatomies.index(anatomy)
+
+
+def record_of(sample: Sample, height: int, width: int, sha256: str) -> Record:
+    """Return what is stored beside an image of this size; nothing else of a sample leaves its source."""
+    spacing = sample.spacing_mm
+    if spacing is not None:  # a smaller picture of the same field of view has larger pixels
+        spacing = (spacing[0] * sample.image.shape[0] / height, spacing[1] * sample.image.shape[1] / width)
+    return Record(
+        anatomy=sample.anatomy,
+        source=sample.source,
+        name=sample.name,
+        patient=sample.patient,
+        video=sample.video,
+        frame=sample.frame,
+        height=height,
+        width=width,
+        probe=sample.probe,
+        spacing_mm=spacing,
+        sha256=sha256,
+    )
+
+
+def read_report(path: Path) -> PartReport | None:
+    """Return the report of a part that is whole, None otherwise."""
+    report = path.with_suffix(".json")
+    if not report.is_file():
+        return None
+    content = json.loads(report.read_text(encoding="utf-8"))
+    rejected = tuple((each, reason) for each, reason in content["rejected"])
+    return PartReport(content["num_samples"], content["num_bytes"], rejected)
+
+
+def read_index(paths: list[Path]) -> np.ndarray:
+    """Return the index of several parts, in their order, without holding it twice."""
+    sizes = [np.load(path.with_suffix(".npy"), mmap_mode="r").size for path in paths]
+    index = np.empty(sum(sizes), INDEX)
+    start = 0
+    for path, size in zip(paths, sizes, strict=True):
+        index[start : start + size] = np.load(path.with_suffix(".npy"))
+        start += size
+    return index
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file under a temporary name first."""
+    temporary = path.with_suffix(".npy.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array)
+    temporary.replace(path)
+
+
+def save_json(path: Path, content: object) -> None:
+    """Write a .json file under a temporary name first."""
+    temporary = path.with_suffix(".json.tmp")
+    # A path on disk need not be valid Unicode: escapes keep its bytes.
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_record(path: Path, row: np.void) -> Record:
+    """Return the record of one sample of a part."""
+    with path.open("rb") as file:
+        file.seek(int(row["record_start"]))
+        return json.loads(file.read(int(row["record_size"])))
