@@ -132,10 +132,8 @@ def draw_sheet(pictures: Sequence[Picture], title: str) -> Figure:
         left, top = CELL * column, height - 0.4 - (CELL + CAPTION) * row
         box = ((left + 0.05) / width, (top - CELL) / height, (CELL - 0.1) / width, (CELL - 0.02) / height)
         _draw(figure.add_axes(box), picture.image)
-        anatomy = picture.record["anatomy"]
-        for line, (text, colour) in enumerate(
-            ((anatomy, _lighter(colours[anatomy])), (_caption(picture.record), TEXT))
-        ):
+        lines = ((picture.anatomy, _lighter(colours[picture.anatomy])), (picture.caption, TEXT))
+        for line, (text, colour) in enumerate(lines):
             place = ((left + 0.05) / width, (top - CELL - 0.09 - 0.12 * line) / height)
             figure.text(*place, text, color=colour, fontsize=FONT, va="center")
     return figure
