@@ -1,5 +1,8 @@
 import hashlib
 import itertools
+import json
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -48,6 +51,10 @@ def make_trainer(folder, max_steps: int, callbacks=(), **arguments: Any) -> pl.T
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     settings = {**quiet, "enable_checkpointing": bool(callbacks), "max_steps": max_steps, **arguments}
     return pl.Trainer(default_root_dir=folder, callbacks=list(callbacks), **settings)
+
+
+def keys(seen: list[tuple]) -> list[str]:
+    return [key for names, _, _ in seen for key in names]
 
 
 def fit(folder, data, max_steps: int, ckpt_path=None, callbacks=()) -> tuple[list[tuple], pl.Trainer]:
@@ -166,37 +173,84 @@ def test_resuming_decodes_nothing_that_is_behind(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    "changed",
     [
-        ({"seed": 1}, r"data.seed: the checkpoint was written with 0, this run has 1"),
-        ({"batch_size": 3}, r"data.batch_size: .* with 6, this run has 3"),
-        ({"num_workers": 2}, r"data.num_workers: .* with 0, this run has 2"),
-        ({"open_shards": 2}, r"data.open_shards: .* with 4, this run has 2"),
+        {"num_workers": 2},
+        {"batch_size": 4},
+        {"open_shards": 1},
+        {"batch_size": 5, "num_workers": 3, "open_shards": 2},
     ],
 )
-def test_resuming_with_other_numbers_is_refused(folder, tmp_path, changed, message):
-    _, trainer = fit(tmp_path, make_data(folder), 2)
-    trainer.save_checkpoint(tmp_path / "2.ckpt")
-    with pytest.raises(UserError, match=message):
-        fit(tmp_path, make_data(folder, **changed), 4, tmp_path / "2.ckpt")
+@pytest.mark.parametrize("stop", [1, 5, BATCHES_PER_EPOCH, 11])
+def test_another_layout_goes_on_with_the_rest_of_the_epoch(folder, tmp_path, changed, stop):
+    data = make_data(folder, **changed)
+    first, trainer = fit(tmp_path, make_data(folder), stop)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    num_left = 48 - stop % BATCHES_PER_EPOCH * 6
+    rest = stop + num_left // data.batch_size
+    # Through the rest of the epoch, then resumed again with the same layout into the next one.
+    second, trainer = fit(tmp_path, data, rest, tmp_path / "stopped.ckpt")
+    trainer.save_checkpoint(tmp_path / "again.ckpt")
+    third, _ = fit(tmp_path, make_data(folder, **changed), rest + 48 // data.batch_size, tmp_path / "again.ckpt")
+    seen = keys(first[stop - stop % BATCHES_PER_EPOCH :] + second)
+    assert set(Counter(seen).values()) == {1}
+    assert 48 - len(seen) == num_left % data.batch_size
+    assert len(set(keys(third))) == len(keys(third)) == 48 - 48 % data.batch_size
+    straight, _ = fit(tmp_path, make_data(folder, **changed), rest + 5, tmp_path / "stopped.ckpt")
+    assert straight == second + third[:5]
 
 
-def test_resuming_with_another_corpus_or_world_is_refused(folder, tmp_path):
+def test_a_layout_that_changes_back_and_forth_sees_an_epoch_once(folder, tmp_path):
+    seen, checkpoint = [], None
+    for number, changed in enumerate([{}, {"num_workers": 2, "batch_size": 5}, {"open_shards": 1}, {"batch_size": 4}]):
+        part, trainer = fit(tmp_path, make_data(folder, **changed), 2 * number + 2, checkpoint)
+        checkpoint = tmp_path / f"{number}.ckpt"
+        trainer.save_checkpoint(checkpoint)
+        seen += keys(part)
+    assert len(seen) == 2 * (6 + 5 + 6 + 4)
+    rest, _ = fit(tmp_path, make_data(folder, batch_size=1), 8 + 48 - 42, checkpoint)
+    assert sorted(seen + keys(rest)) == [f"k{index:05d}" for index in range(48)]
+
+
+def test_a_module_without_a_trainer_resumes_too(folder):
+    data = make_data(folder)
+    straight = list(itertools.islice(data.train_dataloader(), 12))
+    data.load_state_dict({**data.state_dict(), "num_batches": 9})
+    assert next(iter(data.train_dataloader()))["seed"].tolist() == straight[9]["seed"].tolist()
+
+
+def test_the_state_loads_without_unpickling_code(folder, tmp_path):
+    data = make_data(folder, batch_size=5)
+    data.load_state_dict({**make_data(folder).state_dict(), "num_batches": 3})
+    torch.save(data.state_dict(), tmp_path / "state.pt")
+    assert data.state_dict()["segment"]["ranges"]
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == data.state_dict()
+
+
+def test_another_seed_or_corpus_is_refused(folder, tmp_path):
     state = make_data(folder).state_dict()
     other = write_shards(tmp_path / "other", [12] * 4)
+    with pytest.raises(UserError, match=r"data.seed: the checkpoint was written with 0, this run has 1; resume"):
+        make_data(folder, seed=1).load_state_dict(state)
     with pytest.raises(UserError, match=r"data.corpus: the checkpoint was written with [0-9a-f]{64}, this run has"):
         make_data(other).load_state_dict(state)
-    with pytest.raises(UserError, match=r"data.world_size: the checkpoint was written with 8, this run has 1"):
-        make_data(folder).load_state_dict({**state, "world_size": 8})
+    del state["segment"]
+    with pytest.raises(UserError, match="older version"):
+        make_data(folder).load_state_dict(state)
 
 
 def test_the_state_is_the_same_on_every_rank(folder):
     states = []
     for rank in range(2):
         data = make_data(folder)
-        data.trainer = type("FakeTrainer", (), {"world_size": 2, "global_rank": rank})()
+        progress = SimpleNamespace(total=SimpleNamespace(processed=3))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank, fit_loop=loop)
+        data.load_state_dict({**make_data(folder).state_dict(), "num_batches": 3})
         states.append(data.state_dict())
     assert states[0] == states[1]
+    assert states[0]["layout"]["world_size"] == 2
+    assert sum(stop - start for _, start, stop in states[0]["segment"]["ranges"]) == 48 - 18
 
 
 @pytest.mark.parametrize("settings", [{"max_steps": -1}, {"max_steps": -1, "max_epochs": 3}, {"max_epochs": 3}])
@@ -222,11 +276,53 @@ def test_other_channels_are_refused(folder):
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped")
-def test_a_workers_error_is_one_line(tmp_path):
-    folder = write_shards(tmp_path, [60, 60], garbage=range(0, 120, 5))
-    loader = make_data(folder, num_workers=1).train_dataloader()
-    with pytest.raises(UserError, match=r"^\S+\.tar: \d+ of \d+ images read .* pack the shards again$"):
-        list(itertools.islice(loader, 60))
+def test_a_workers_error_is_one_line(folder):
+    loader = make_data(folder, num_workers=1, read_retries=0).train_dataloader()
+    for path in folder.glob("*.tar"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"^\S+\.tar: cannot be read, nor .* go on from the last checkpoint$"):
+        next(iter(loader))
+
+
+def test_shards_come_from_the_cache_after_the_first_time(folder, tmp_path):
+    expected = [batch["seed"].tolist() for batch in itertools.islice(make_data(folder).train_dataloader(), 8)]
+    address = f"pipe:cat {folder}/{{}}"
+    data = make_data(address, cache_folder=str(tmp_path / "cache"))
+    data.setup()
+    assert [batch["seed"].tolist() for batch in itertools.islice(data.train_dataloader(), 8)] == expected
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    for path in folder.glob("*.tar"):
+        path.unlink()
+    assert [batch["seed"].tolist() for batch in itertools.islice(data.train_dataloader(), 8)] == expected
+
+
+def test_setup_refuses_a_cache_that_is_too_small(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"data.cache_folder: .* GB are free"):
+        make_data(folder, cache_folder=str(tmp_path)).setup()
+
+
+def test_held_out_batches_are_the_first_of_seed_0(folder, tmp_path):
+    data = make_data(folder, seed=3, val_shards=str(folder), num_val_batches=2)
+    stream = make_data(folder).train_dataloader()
+    found = [batch["key"] for batch in data.val_dataloader()]
+    assert found == [batch["key"] for batch in itertools.islice(stream, 2)]
+    assert [batch["key"] for batch in data.val_dataloader()] == found
+
+
+@pytest.mark.parametrize("check_images", [False, True])
+def test_checked_images_that_differ_from_their_record_are_bad(folder, check_images):
+    transform = make_data(folder, check_images=check_images).transform
+    image = encode(noise_image(0))
+    record = {"anatomy": "breast", "sha256": hashlib.sha256(image).hexdigest()}
+    raw = {"__key__": "a", "jpg": image, "json": json.dumps(record).encode()}
+    assert transform(raw, 0)["key"] == "a"
+    raw["jpg"] = encode(noise_image(1))
+    if check_images:
+        with pytest.raises(BadSampleError, match="checksum"):
+            transform(raw, 0)
+    else:
+        assert transform(raw, 0)["key"] == "a"
 
 
 def test_decoding_png_and_jpg_in_grey_and_colour():
