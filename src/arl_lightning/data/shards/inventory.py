@@ -1,18 +1,15 @@
 """The shards of a packed folder, with those of its splits, and a way over all of them in several processes."""
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from arl_lightning.data.shards.manifest import FILE_NAME, Manifest, ShardInfo
+from arl_lightning.data.shards.processes import run_jobs, usable_cores
 from arl_lightning.errors import UserError
 
 Result = TypeVar("Result")
@@ -33,6 +30,11 @@ class ListedShard:
     name: str
     path: Path
     info: ShardInfo
+
+    @property
+    def split(self) -> str:
+        """Its split, empty where there are none."""
+        return self.name.rpartition("/")[0]
 
 
 def split_folders(folder: Path) -> list[Path]:
@@ -67,17 +69,15 @@ def count_processes(processes: int | None) -> int:
     Raises:
         UserError: If it is below 1.
     """
-    if processes is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if processes < 1:
+    if processes is not None and processes < 1:
         raise UserError(f"--processes {processes}: must be at least 1")
-    return processes
+    return usable_cores() if processes is None else processes
 
 
 def map_shards(
     function: Callable[[ListedShard], Result], shards: Sequence[ListedShard], processes: int, title: str
-) -> Iterator[Result]:
-    """Yield a function's result for each shard, in their order, under a bar that counts images.
+) -> Iterator[tuple[ListedShard, Result]]:
+    """Yield each shard with a function's result for it, as they end, under a bar that counts images.
 
     Args:
         function: It and its results travel to other processes if there are several.
@@ -88,26 +88,6 @@ def map_shards(
     interval = 0.1 if sys.stderr.isatty() else LOG_SECONDS
     total = sum(shard.info.num_samples for shard in shards)
     with tqdm(total=total, desc=title, unit=" img", unit_scale=True, smoothing=0, mininterval=interval) as bar:
-        for shard, result in zip(shards, _results(function, shards, processes), strict=True):
+        for shard, result in run_jobs(function, shards, processes):
             bar.update(shard.info.num_samples)
-            yield result
-
-
-def _results(
-    function: Callable[[ListedShard], Result], shards: Sequence[ListedShard], processes: int
-) -> Iterator[Result]:
-    processes = min(processes, len(shards))
-    if processes <= 1:
-        yield from map(function, shards)
-        return
-    # Not forked: a copy of this process would hold the locks of its threads for ever.
-    executor = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_ignore_interrupt)
-    try:
-        yield from executor.map(function, shards)
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the parent, which then sends no more shards."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+            yield shard, result

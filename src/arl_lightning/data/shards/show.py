@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from arl_lightning.arguments import positional
 from arl_lightning.data.shards.inventory import ListedShard, list_shards
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.stats_figure import anatomy_colours, save_png, shorten
@@ -54,6 +55,7 @@ class ShowReport:
         return f"{self.shard}: {self.num_shown:,} of {self.num_samples:,} images in {self.out}"
 
 
+@positional("shards")
 def show(shards: Path, shard: int | str = 0, num: int = 40, out: Path | None = None) -> ShowReport:
     """Draw the first images of a shard, which are a random sample of the corpus, with what their records say.
 

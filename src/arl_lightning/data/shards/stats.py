@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from arl_lightning.arguments import positional
 from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards, map_shards
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.tars import HEADER_BUFFER, RECORD_EXTENSION, TarDamageError, walk_members
@@ -199,6 +200,7 @@ class StatsReport:
         return content
 
 
+@positional("shards")
 def stats(shards: Path, out: Path | None = None, processes: int | None = None) -> StatsReport:
     """Count a corpus's images by anatomy, source, size and patient; images are not read.
 
@@ -218,7 +220,7 @@ def stats(shards: Path, out: Path | None = None, processes: int | None = None) -
     num_processes = count_processes(processes)
     listed = list_shards(shards)
     tally = Tally()
-    for found in map_shards(count_shard, listed, num_processes, "stats"):
+    for _, found in map_shards(count_shard, listed, num_processes, "stats"):
         tally.update(found)
     report = _report(shards, listed, tally)
     return report if out is None else _write(report, out)

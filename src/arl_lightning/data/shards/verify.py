@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from arl_lightning.arguments import positional
 from arl_lightning.data.anatomy import ANATOMIES, OTHER, AnatomyVocabulary
 from arl_lightning.data.shards.check import MAX_FAULTS, Fault, ShardCheck, check_shard
 from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards, map_shards, split_folders
@@ -54,6 +56,7 @@ class VerifyReport:
         )
 
 
+@positional("shards")
 def verify(
     shards: Path, processes: int | None = None, decode: bool = True, anatomies: list[str] | None = None
 ) -> VerifyReport:
@@ -81,12 +84,12 @@ def verify(
     faults.add(_stray(shards, listed))
     names = {shard.info.sha256: shard.name for shard in listed}
     checks = []
-    for check in map_shards(partial(check_shard, anatomies=known, decode=decode), listed, num_processes, "verify"):
+    for _, check in map_shards(partial(check_shard, anatomies=known, decode=decode), listed, num_processes, "verify"):
         faults.add(check.faults, check.num_faults)
         if check.num_faults and names.get(check.sha256, check.name) != check.name:  # swapped, or copied over
             faults.add([Fault(check.name, f"holds what the manifest lists as {names[check.sha256]}")])
         checks.append(check)
-    faults.add(*_duplicates(checks))
+    faults.add(*_duplicates(sorted(checks, key=attrgetter("name"))))
     if faults.count:
         raise UserError(faults.summary(shards))
     num_samples, num_bytes = sum(len(each.keys) for each in checks), sum(each.num_bytes for each in checks)
@@ -111,7 +114,7 @@ class _Faults:
 
     def summary(self, shards: Path) -> str:
         """Say in one line what is wrong and what to do."""
-        shown = [str(fault) for fault in list(self.first.values())[:NUM_SHOWN]]
+        shown = [str(self.first[shard]) for shard in sorted(self.first)[:NUM_SHOWN]]
         more = len(self.first) - len(shown)
         return (
             f"{shards}: {_count(self.count, 'fault')} in {_count(len(self.first), 'shard')}: {'; '.join(shown)}"
