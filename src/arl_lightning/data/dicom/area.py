@@ -1,0 +1,176 @@
+"""Decides which pixels of an object are kept: ultrasound, and nothing that a scanner wrote beside it.
+
+H rows, W columns of the picture, h and w of a box in it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from arl_lightning.data.dicom.header import text
+from arl_lightning.data.dicom.outline import find_outline
+from arl_lightning.data.dicom.pixels import Frames
+from arl_lightning.data.dicom.regions import (
+    Box,
+    Kind,
+    Region,
+    common_spacing,
+    is_doppler,
+    read_regions,
+    stated_spacing,
+)
+from arl_lightning.data.dicom.text import has_text
+from arl_lightning.data.media import UnreadableError, check_size
+
+LOOKED_AT = 12  # frames of a cine that the detectors see, spread over all of it
+LOOKED_AT_BYTES = 2**26
+
+NOT_SURE = "no usable regions, and the detector is not sure of the outline"
+TEXT_DETECTED = "no usable regions, and text within the detected outline"
+TEXT_SEEN = "burned-in text seen (option reject_text)"
+TEXT_STATED = "BurnedInAnnotation is YES (option reject_text)"
+
+
+@dataclass(frozen=True)
+class AreaOptions:
+    """What is kept; see the fields of `sources/dicom.py: Dicom`."""
+
+    regions: Literal["union", "each"] = "union"
+    undetected: Literal["reject", "keep"] = "reject"
+    tighten: bool = True
+    reject_text: bool = False
+
+
+@dataclass(frozen=True)
+class Area:
+    """What one sample keeps of each frame.
+
+    Attributes:
+        box: The part that is cut out.
+        mask: bool (h, w), True = kept, None for all of the box.
+        doppler: Colour or spectral Doppler.
+        spacing_mm: Height and width of a pixel, None where unknown.
+        origin: Whether the header told it, the detector found it, or everything is kept.
+    """
+
+    box: Box
+    mask: np.ndarray | None
+    doppler: bool
+    spacing_mm: tuple[float, float] | None
+    origin: Literal["regions", "detected", "whole"]
+
+    def clean(self, image: np.ndarray) -> np.ndarray:
+        """Return an image of the box, (h, w) or (h, w, 3), with zeros in place of what is not kept."""
+        if self.mask is None:
+            return image
+        return np.where(self.mask if image.ndim == 2 else self.mask[..., None], image, np.uint8(0))
+
+
+class Look:
+    """A few frames of an object, decoded when they are first needed.
+
+    Each is uint8 (H, W), the brightest of a pixel's channels.
+    """
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self._images: list[np.ndarray] = []
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        """Frames spread over the cine, the still itself."""
+        if not self._images:
+            frames = self._frames
+            at_most = max(1, min(LOOKED_AT, frames.num_frames, LOOKED_AT_BYTES // (frames.height * frames.width)))
+            for index in np.unique(np.linspace(0, frames.num_frames - 1, at_most).astype(int)):
+                image = frames.render(frames.decode(int(index)))
+                self._images.append(image if image.ndim == 2 else image.max(axis=-1))
+        return self._images
+
+    def outline(self, box: Box, strict: bool) -> np.ndarray | None:
+        """Return the mask, bool (h, w), of the ultrasound within a box, None where the detector is not sure."""
+        return find_outline((image[box.slices] for image in self.images), strict)
+
+    def shows_text(self, area: Area) -> bool:
+        """Tell whether text stands in what is kept: that of a cine stays the same while tissue moves."""
+        darkest = np.min([image[area.box.slices] for image in self.images], axis=0)
+        return has_text(darkest, area.mask)
+
+
+def find_areas(frames: Frames, header: Dataset, options: AreaOptions, look: Look) -> list[Area]:
+    """Return what is kept of an object: one area, or one for each region.
+
+    Raises:
+        UnreadableError: If nothing can be kept, with the reason.
+    """
+    regions = read_regions(header, frames.height, frames.width)
+    if regions.kept and regions.trusted:
+        groups = [[region] for region in regions.kept] if options.regions == "each" else [list(regions.kept)]
+        areas = [_of_regions(group, look, options.tighten) for group in groups]
+    elif regions.num_stated and regions.trusted:
+        raise UnreadableError("no B-mode or Doppler region")
+    else:
+        doppler = is_doppler(header) or any(region.kind is Kind.DOPPLER for region in regions.kept)
+        areas = [_without_regions(frames, header, doppler, look, options.undetected)]
+    for area in areas:
+        check_size(area.box.bottom - area.box.top, area.box.right - area.box.left)
+    if options.reject_text:
+        _refuse_text(areas, header, look)
+    return areas
+
+
+def states_text(header: Dataset) -> bool:
+    """Tell whether an object says of itself that text is burned in, somewhere on its screen."""
+    return text(header, "BurnedInAnnotation").upper() == "YES"
+
+
+def _of_regions(regions: list[Region], look: Look, tighten: bool) -> Area:
+    boxes = [region.box for region in regions]
+    union = Box(
+        min(box.top for box in boxes),
+        min(box.left for box in boxes),
+        max(box.bottom for box in boxes),
+        max(box.right for box in boxes),
+    )
+    mask = np.zeros((union.bottom - union.top, union.right - union.left), bool)
+    for region in regions:
+        top, left = region.box.top - union.top, region.box.left - union.left
+        outline = look.outline(region.box, strict=False) if tighten and region.two_dimensional else None
+        part = mask[top : top + region.box.bottom - region.box.top, left : left + region.box.right - region.box.left]
+        part |= True if outline is None else outline
+    doppler = any(region.kind is Kind.DOPPLER for region in regions)
+    return _cropped(Area(union, mask, doppler, common_spacing(regions), "regions"))
+
+
+def _without_regions(
+    frames: Frames, header: Dataset, doppler: bool, look: Look, undetected: Literal["reject", "keep"]
+) -> Area:
+    screen = Box(0, 0, frames.height, frames.width)
+    mask = look.outline(screen, strict=True)
+    spacing = stated_spacing(header)
+    if mask is not None:
+        area = _cropped(Area(screen, mask, doppler, spacing, "detected"))
+        if not look.shows_text(area):
+            return area
+    if undetected == "reject":
+        raise UnreadableError(NOT_SURE if mask is None else TEXT_DETECTED)
+    return Area(screen, None, doppler, spacing, "whole")
+
+
+def _cropped(area: Area) -> Area:
+    """Cut away rows and columns of which nothing is kept."""
+    assert area.mask is not None  # noqa: S101 - told to the type checker; both callers give one
+    rows, columns = np.flatnonzero(area.mask.any(1)), np.flatnonzero(area.mask.any(0))
+    top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+    mask = area.mask[top:bottom, left:right]
+    box = Box(area.box.top + top, area.box.left + left, area.box.top + bottom, area.box.left + right)
+    return Area(box, None if mask.all() else mask, area.doppler, area.spacing_mm, area.origin)
+
+
+def _refuse_text(areas: list[Area], header: Dataset, look: Look) -> None:
+    if states_text(header):
+        raise UnreadableError(TEXT_STATED)
+    if any(look.shows_text(area) for area in areas):
+        raise UnreadableError(TEXT_SEEN)

@@ -1,0 +1,195 @@
+"""Decodes an object's frames one at a time, and turns what they hold into 8 bits.
+
+H rows, W columns, N entries of a palette. Decoded pixels are (H, W) or (H, W, 3) of the stored depth; rendered ones are
+uint8, (H, W) grey or (H, W, 3) RGB.
+"""
+
+import os
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.uid import UID
+
+from arl_lightning.data.dicom.header import integer, number, quiet_pydicom, text
+from arl_lightning.data.dicom.objects import DicomObject
+from arl_lightning.data.media import UnreadableError, check_size, scale_to_8_bit
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+# The partial range (ITU-R BT.601: luma 16..235, chroma 16..240) is retired, and old echo cines hold it.
+PARTIAL_RANGE = ("YBR_PARTIAL_422",)
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", *PARTIAL_RANGE)
+PALETTE = "PALETTE COLOR"
+
+ITEM, DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+
+
+class Frames:
+    """The frames of one object; only the one that is asked for is ever in memory.
+
+    Args:
+        source: An opened object.
+
+    Raises:
+        UnreadableError: If the object's pixel data cannot be decoded here, or does not hold all of its frames.
+    """
+
+    def __init__(self, source: DicomObject) -> None:
+        self._source = source
+        header = source.header
+        self.height, self.width = integer(header, "Rows"), integer(header, "Columns")
+        self.num_frames = max(integer(header, "NumberOfFrames", 1), 1)
+        self.photometric = text(header, "PhotometricInterpretation").upper()
+        self.bits_stored = integer(header, "BitsStored", 8)
+        self._decoder = _decoder(source.transfer_syntax)
+        self._options = self._checked_options()
+        self._palette = self._read_palette() if self.photometric == PALETTE else None
+
+    def decode(self, index: int) -> np.ndarray:
+        """Decode frame `index`; colour is RGB, a palette's frame holds its entries' numbers.
+
+        Raises:
+            UnreadableError: If it is damaged.
+        """
+        partial = self.photometric in PARTIAL_RANGE
+        self._source.file.seek(self._source.pixel_data.start)
+        try:
+            with quiet_pydicom():
+                # A fresh call for each frame: within one, pydicom 3.0 takes all frames but the first of uncompressed
+                # YBR_FULL_422 from wrong places.
+                pixels, _ = self._decoder.as_array(self._source.file, index=index, raw=partial, **self._options)
+        except Exception as error:  # decoders raise nearly anything, and their texts are not ours to pass on
+            raise UnreadableError(f"cannot be decoded ({type(error).__name__})") from None
+        return _from_partial_range(pixels) if partial else pixels
+
+    def render(self, pixels: np.ndarray) -> np.ndarray:
+        """Turn decoded pixels, or a part of a frame, to 8 bits.
+
+        Eight bits stay as they are. More are mapped through the object's window, or where it has none, from the range
+        of the pixels given, of each frame anew.
+        """
+        if self._palette is not None:
+            return self._palette[np.clip(pixels, 0, len(self._palette) - 1)]
+        if self.bits_stored <= 8 and pixels.min() >= 0:
+            image = pixels.astype(np.uint8)
+            return np.uint8(2**self.bits_stored - 1) - image if self.photometric == "MONOCHROME1" else image
+        image = self._windowed(pixels) if self.photometric in GREY else scale_to_8_bit(pixels)
+        return 255 - image if self.photometric == "MONOCHROME1" else image
+
+    def _windowed(self, pixels: np.ndarray) -> np.ndarray:
+        """Apply the modality's rescaling and the linear window of PS3.3 C.11.2.1.2.1."""
+        header = self._source.header
+        center, width = number(header, "WindowCenter"), number(header, "WindowWidth")
+        if center is None or width is None or width < 1:
+            return scale_to_8_bit(pixels)
+        slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
+        values = pixels * (1.0 if slope is None else slope) + (intercept or 0.0)
+        share = (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
+        return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+
+    def _checked_options(self) -> dict[str, Any]:
+        """Return what the decoder has to know, after seeing that it makes sense."""
+        header, samples = self._source.header, integer(self._source.header, "SamplesPerPixel", 1)
+        if not (self.height and self.width):
+            raise UnreadableError("damaged header (no picture size)")
+        check_size(self.height, self.width)
+        if self.photometric not in (*GREY, *COLOUR, PALETTE) or samples != (3 if self.photometric in COLOUR else 1):
+            raise UnreadableError("photometric interpretation that is not supported")
+        allocated = integer(header, "BitsAllocated")
+        if allocated not in (8, 16, 32) or not 1 <= self.bits_stored <= allocated:
+            raise UnreadableError("bit depth that is not supported")
+        if integer(header, "HighBit", self.bits_stored - 1) != self.bits_stored - 1:
+            raise UnreadableError("high bit that is not supported")
+        options = {
+            "rows": self.height,
+            "columns": self.width,
+            "samples_per_pixel": samples,
+            "photometric_interpretation": "YBR_FULL_422" if self.photometric in PARTIAL_RANGE else self.photometric,
+            "planar_configuration": integer(header, "PlanarConfiguration"),
+            "number_of_frames": self.num_frames,
+            "bits_allocated": allocated,
+            "bits_stored": self.bits_stored,
+            "pixel_representation": integer(header, "PixelRepresentation"),
+            "pixel_keyword": "PixelData",
+            "pixel_vr": self._source.pixel_data.vr,
+            "correct_unused_bits": True,  # above the stored bits, old objects keep overlays: text
+        }
+        return options | self._checked_extent(allocated * samples)
+
+    def _checked_extent(self, bits_per_pixel: int) -> dict[str, Any]:
+        """See that all frames are in the file, and return the places of encapsulated ones."""
+        file, element = self._source.file, self._source.pixel_data
+        if self._source.transfer_syntax.is_encapsulated != (element.length is None):
+            raise UnreadableError("pixel data that its transfer syntax does not describe")
+        if element.length is None:
+            offsets = frame_offsets(file, element.start, self.num_frames)
+            return {} if offsets is None else {"extended_offsets": offsets}
+        per_pixel = 16 if self.photometric in ("YBR_FULL_422", *PARTIAL_RANGE) else bits_per_pixel
+        expected = self.num_frames * self.height * self.width * per_pixel // 8
+        present = file.seek(0, os.SEEK_END) - element.start
+        if min(present, element.length) < expected:
+            raise UnreadableError("truncated" if present < element.length else "fewer frames than stated")
+        return {}
+
+    def _read_palette(self) -> np.ndarray:
+        """Return the palette's colours, uint8 (N, 3), N = 2 ^ bits stored."""
+        try:
+            with quiet_pydicom():
+                entries = np.arange(2 ** min(self.bits_stored, 16), dtype=np.uint16)
+                colours = apply_color_lut(entries[None], self._source.header)[0]  # (N, 3)
+        except Exception as error:  # a damaged table
+            raise UnreadableError(f"damaged palette ({type(error).__name__})") from None
+        # Some scanners state 16 bits and fill 8 of them.
+        return (colours >> 8 if colours.dtype == np.uint16 and colours.max() > 255 else colours).astype(np.uint8)
+
+
+def _decoder(syntax: UID) -> Any:
+    try:
+        decoder = get_decoder(syntax)
+        if decoder.is_available:
+            return decoder
+    except NotImplementedError:
+        pass  # told below, with decoders that are not installed
+    raise UnreadableError(f"transfer syntax {'unknown' if syntax.name == syntax else syntax.name}: not supported")
+
+
+def _from_partial_range(pixels: np.ndarray) -> np.ndarray:
+    """Turn YCbCr of the partial range to RGB (ITU-R BT.601)."""
+    luma, blue, red = np.moveaxis(pixels.astype(np.float32) - np.array([16, 128, 128], np.float32), -1, 0)
+    luma *= 255 / 219
+    channels = luma + 1.596 * red, luma - 0.392 * blue - 0.813 * red, luma + 2.017 * blue
+    return np.rint(np.clip(np.stack(channels, axis=-1), 0, 255)).astype(np.uint8)  # 3 x (H, W) -> (H, W, 3)
+
+
+def frame_offsets(file: BinaryIO, start: int, num_frames: int) -> tuple[list[int], list[int]] | None:
+    """Walk through encapsulated pixel data and return each frame's offset and length in bytes.
+
+    Offsets count from the first fragment. None where frames have several fragments: their own table, or the marks
+    between images, must then tell them apart.
+
+    Raises:
+        UnreadableError: If the file ends before the last fragment, or there are fewer fragments than frames.
+    """
+    size = file.seek(0, os.SEEK_END)
+    position, fragments = start, []
+    while True:
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            raise UnreadableError("truncated")
+        group, element, length = struct.unpack("<HHL", head)
+        if (group, element) == DELIMITER:
+            break
+        if (group, element) != ITEM:
+            raise UnreadableError("damaged pixel data")
+        if position + 8 + length > size:
+            raise UnreadableError("truncated")
+        fragments.append((position, length))
+        position += 8 + length
+    frames = fragments[1:]  # the first item is the table of offsets
+    if len(frames) < num_frames:
+        raise UnreadableError("fewer frames than stated")
+    if len(frames) > num_frames:
+        return None
+    return [place - frames[0][0] for place, _ in frames], [length for _, length in frames]
