@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.batch import PretrainingBatch
+from arl_lightning.data.collate import SharedCollate, own
 from arl_lightning.data.shards.cache import Cache
 from arl_lightning.data.shards.corpus import Corpus
 from arl_lightning.data.shards.epoch import EpochPlan, Layout, Segment
@@ -59,7 +60,7 @@ class EndlessLoader:
 
     Args:
         stream: What the DataLoader reads.
-        loader: The DataLoader.
+        loader: The DataLoader; its batches are `own`ed here, before it is asked for the next.
         position: Returns the number of batches behind, and the segment they are counted in.
     """
 
@@ -77,7 +78,7 @@ class EndlessLoader:
         try:
             while True:
                 start = time.perf_counter()
-                batch = next(batches)  # the stream has no end
+                batch = own(next(batches))  # the stream has no end
                 self.seconds_waited += time.perf_counter() - start
                 yield batch
         except UserError as error:
@@ -245,6 +246,7 @@ class PretrainingDataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            collate_fn=SharedCollate(self.prefetch_factor),
             pin_memory=self.pin_memory,
         )
         return EndlessLoader(stream, loader, lambda: (self.num_batches, self.segment))
