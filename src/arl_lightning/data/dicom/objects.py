@@ -142,6 +142,17 @@ def open_object(path: Path, secondary_capture: bool = False) -> Iterator[DicomOb
             yield _read_object(file, syntax, secondary_capture)
 
 
+def reason_of(error: Exception) -> str:
+    """Return why an object cannot be read, without the text of an exception that is not ours: it may quote a patient.
+
+    Raises:
+        UserError: If the error is one; it is not about the object.
+    """
+    if isinstance(error, UserError):
+        raise error
+    return str(error) if isinstance(error, UnreadableError) else f"damaged ({type(error).__name__})"
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     try:

@@ -15,7 +15,7 @@ from arl_lightning.data.dicom.anatomy_rules import Rule, describe, first_match, 
 from arl_lightning.data.dicom.area import AreaOptions, Look, find_areas
 from arl_lightning.data.dicom.deidentify import Secret, resolve_key
 from arl_lightning.data.dicom.identity import patient_hash, probe_type, video_hash
-from arl_lightning.data.dicom.objects import DicomObject, base_folder, find_objects, open_object
+from arl_lightning.data.dicom.objects import DicomObject, base_folder, find_objects, open_object, reason_of
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.timing import sampled_frames
 from arl_lightning.data.media import UnreadableError, to_grey
@@ -113,12 +113,8 @@ class Dicom:
         try:
             with open_object(self.path_of(unit, secret), self.secondary_capture) as source:
                 yield from self._samples(source, unit, secret)
-        except UnreadableError as error:
-            yield Rejected(unit.path, str(error))
-        except UserError:
-            raise
-        except Exception as error:  # damage surfaces as many types; their texts may quote a patient
-            yield Rejected(unit.path, f"damaged ({type(error).__name__})")
+        except Exception as error:  # damage surfaces as many types
+            yield Rejected(unit.path, reason_of(error))
 
     def path_of(self, unit: Unit, secret: Secret | None = None) -> Path:
         """Return the file behind a unit.
@@ -127,6 +123,11 @@ class Dicom:
             UserError: If the key is not the one that the unit was listed with.
         """
         return base_folder(self.root) / (secret or resolve_key(self.key_file)).unseal(unit.details)
+
+    @property
+    def rate(self) -> Fraction:
+        """Return `fps` as an exact number."""
+        return Fraction(self.fps).limit_denominator(1000)
 
     @property
     def area_options(self) -> AreaOptions:
@@ -146,7 +147,7 @@ class Dicom:
         patient, probe = patient_hash(header, secret), probe_type(header)
         is_cine = frames.num_frames > 1
         video = (video_hash(header, secret) or unit.name) if is_cine else None
-        for index in sampled_frames(header, frames.num_frames, Fraction(self.fps).limit_denominator(1000)):
+        for index in sampled_frames(header, frames.num_frames, self.rate):
             pixels = _decode(frames, index)
             for number, area in enumerate(areas):
                 part = f".{number}" if self.regions == "each" else ""
