@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,26 @@ def load_rules(path: Path | None = None) -> tuple[Rule, ...]:
     Raises:
         UserError: If the file is missing or not a list of rules; it names the rule and the mistake.
     """
-    place = path or DEFAULT_RULES
+    return _parse(read_rules(path), str(path or DEFAULT_RULES))
+
+
+def read_rules(path: Path | None = None) -> str:
+    """Return the text of a rule file, or of the shipped one.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
     try:
-        content = (path or files(__package__) / DEFAULT_RULES).read_text(encoding="utf-8")
-        parsed = yaml.safe_load(content)
+        return (path or files(__package__) / DEFAULT_RULES).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{place}: cannot be read ({error}); `rules` names a YAML file of anatomy rules") from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{path}: cannot be read ({reason}); `rules` names a YAML file of anatomy rules") from error
+
+
+@lru_cache(maxsize=4)
+def _parse(content: str, place: str) -> tuple[Rule, ...]:
+    try:
+        parsed = yaml.safe_load(content)
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
         raise UserError(f"{place}: line {line} is not YAML; see the shipped {DEFAULT_RULES} for the form") from error
@@ -102,7 +117,7 @@ def load_rules(path: Path | None = None) -> tuple[Rule, ...]:
     return tuple(_parse_rule(rule, number, place) for number, rule in enumerate(parsed["rules"], start=1))
 
 
-def _parse_rule(rule: Any, number: int, place: Path | str) -> Rule:
+def _parse_rule(rule: Any, number: int, place: str) -> Rule:
     where = f"{place}: rule {number}"
     if not isinstance(rule, dict) or "anatomy" not in rule or not (rule.get("any") or rule.get("all")):
         raise UserError(f"{where}: needs `anatomy` and one of `any` and `all` (attribute: [patterns])")

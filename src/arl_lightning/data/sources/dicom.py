@@ -4,14 +4,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
-from arl_lightning.data.dicom.anatomy_rules import Rule, describe, first_match, load_rules
+from arl_lightning.data.dicom.anatomy_rules import Rule, describe, first_match, load_rules, read_rules
 from arl_lightning.data.dicom.area import AreaOptions, Look, find_areas
 from arl_lightning.data.dicom.deidentify import Secret, resolve_key
 from arl_lightning.data.dicom.identity import patient_hash, probe_type, video_hash
@@ -23,6 +22,9 @@ from arl_lightning.data.shards.sample import Rejected, Sample
 from arl_lightning.data.sources.folder import check_fps
 from arl_lightning.data.sources.source import Unit
 from arl_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from arl_lightning.data.dicom.survey import Survey
 
 DOPPLER = "doppler"
 
@@ -39,8 +41,9 @@ class Dicom:
     hashes: `patient` (of Patient ID and its issuer; of the study's UID where there is no ID), `video` (of the object's
     UID), and the unit's name (of the path, which may hold a patient's name). The key comes from `ARL_DEID_KEY` or
     `key_file`, in each process anew; it is no field, so that a pickle of the source does not hold it. A unit's `path`
-    and a `Rejected.path` are that hash too, and `details` is the path sealed with the key: a list of rejected files, a
-    progress bar and whatever packing leaves behind when it is killed tell no path. `data/dicom/review.py` writes the
+    and a `Rejected.path` are that hash too, and `details` is the path sealed with the key, beside a hash
+    that changes with the file and the rules: a list of rejected files, a progress bar and whatever packing leaves
+    behind when it is killed tell no path. `data/dicom/review.py` writes the
     table from hashes to paths, into a folder that stays inside of the institution.
 
     Units come in the order of their paths.
@@ -101,11 +104,12 @@ class Dicom:
         """
         secret = resolve_key(self.key_file)
         load_rules(self.rules)
+        rules = read_rules(self.rules)
         paths = find_objects(self.root)
         first = next(paths, None)
         if first is None:
             raise UserError(f"{self.root}: holds no file; --root names the archive's folder or its DICOMDIR")
-        return (_unit(path, secret) for path in itertools.chain([first], paths))
+        return (self._unit(path, rules, secret) for path in itertools.chain([first], paths))
 
     def read(self, unit: Unit) -> Iterator[Sample | Rejected]:
         """Yield an object's samples, one frame in memory at a time; what is damaged ends it with a `Rejected`."""
@@ -116,13 +120,19 @@ class Dicom:
         except Exception as error:  # damage surfaces as many types
             yield Rejected(unit.path, reason_of(error))
 
+    def survey(self) -> "Survey":
+        """Return the table of what would be packed, for the dry run; it may name people: see `data/dicom/survey.py`."""
+        from arl_lightning.data.dicom.survey import survey  # it reads through this class
+
+        return survey(self)
+
     def path_of(self, unit: Unit, secret: Secret | None = None) -> Path:
         """Return the file behind a unit.
 
         Raises:
             UserError: If the key is not the one that the unit was listed with.
         """
-        return base_folder(self.root) / (secret or resolve_key(self.key_file)).unseal(unit.details)
+        return base_folder(self.root) / (secret or resolve_key(self.key_file)).unseal(unit.details[0])
 
     @property
     def rate(self) -> Fraction:
@@ -136,7 +146,12 @@ class Dicom:
 
     def rule_of(self, source: DicomObject) -> Rule | None:
         """Return the rule that tells an object's anatomy, None where none matches."""
-        return first_match(_rules(self.rules), describe(source.header))
+        return first_match(load_rules(self.rules), describe(source.header))
+
+    def _unit(self, path: str, rules: str, secret: Secret) -> Unit:
+        name = secret.hash("path", path)
+        state = secret.hash("state", *_state(base_folder(self.root) / path), rules)
+        return Unit(name, Path(name), (secret.seal(path), state))
 
     def _samples(self, source: DicomObject, unit: Unit, secret: Secret) -> Iterator[Sample]:
         frames = Frames(source)
@@ -164,14 +179,12 @@ class Dicom:
                 )
 
 
-@lru_cache(maxsize=4)
-def _rules(path: Path | None) -> tuple[Rule, ...]:
-    return load_rules(path)
-
-
-def _unit(path: str, secret: Secret) -> Unit:
-    name = secret.hash("path", path)
-    return Unit(name, Path(name), secret.seal(path))
+def _state(path: Path) -> tuple[str, str]:
+    try:
+        state = path.stat()
+    except OSError:  # a DICOMDIR may list what is not there; reading tells it
+        return "", ""
+    return str(state.st_size), str(state.st_mtime_ns)
 
 
 def _decode(frames: Frames, index: int) -> np.ndarray:
