@@ -18,7 +18,7 @@ from arl_lightning.errors import UserError
 # split is held out whole.
 HELD_OUT: dict[str, tuple[str, dict[str, Any]]] = {
     "busi": ("busi", {}),
-    "echonet": ("echonet_dynamic", {"split": "TEST"}),
+    "echonet": ("echonet_dynamic", {"splits": ["test"]}),
     "gbcu": ("gbcu", {"split": "test"}),
     "pocus": ("pocus", {}),
 }
