@@ -18,15 +18,7 @@ RELEASED = [name for name in SOURCES if name not in WITHOUT_SPEC]
 KEYS = {"source", "folder", "anatomy", "options", "encoding", "splits", "weight"}
 ENCODING_KEYS = {"image_format", "quality", "short_side", "colour"}
 # To be mended there and then struck from here; strict, so that a mended one fails until it is.
-OTHER_HEADINGS = ("bus_bra", "bus_uclm", "busi", "buv", "ddti", "thyroid_cine", "udiat")
-REPEATED_DEFAULT = ("buv", "thyroid_cine")
 SECTIONS = ("Layout", "Citation", "Licence", "Access", "Faults")
-
-
-def awaiting(names: tuple[str, ...], reason: str) -> list[Any]:
-    """The released sets, of which some are known not to keep a rule yet."""
-    mark = pytest.mark.xfail(reason=reason, strict=True)
-    return [pytest.param(name, marks=mark) if name in names else name for name in RELEASED]
 
 
 def spec(name: str) -> dict[str, Any]:
@@ -96,7 +88,7 @@ def test_the_shares_of_the_splits_make_one(name):
     assert sum(shares.values()) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", awaiting(REPEATED_DEFAULT, "repeats the default of `every`"))
+@pytest.mark.parametrize("name", RELEASED)
 def test_options_are_fields_that_differ_from_their_defaults(name):
     known = fields(name)
     for option, value in spec(name)["options"].items():
@@ -116,7 +108,7 @@ def test_the_anatomy_is_canonical_in_spec_and_class(name):
     assert "anatomy" in spec(name) or default is None
 
 
-@pytest.mark.parametrize("name", awaiting(OTHER_HEADINGS, "headings are not alone in their lines"))
+@pytest.mark.parametrize("name", RELEASED)
 def test_the_docstring_has_its_five_parts(name):
     found = sections(name)
     assert [heading for heading in found if heading in SECTIONS] == list(SECTIONS)

@@ -17,7 +17,8 @@ WHERE = "Zenodo, doi:10.5281/zenodo.8231412"
 class BusBra:
     """BUS-BRA: 1,875 images of 1,064 patients with biopsied lesions, one or two views each.
 
-    Layout, as in the archive `BUSBRA.zip`:
+    Layout:
+        As in the archive `BUSBRA.zip`:
 
         BUSBRA/
           bus_data.csv              ID, Case, Histology, Pathology, BIRADS, Device, Width, Height, Side, BBOX
@@ -25,17 +26,21 @@ class BusBra:
           Images/bus_0001-l.png     named by ID; the side is l, r, or s where there is one view
           Masks/mask_0001-l.png     not read
 
-    `Case` is the patient; the cross-validation folds of the release are disjoint in it too.
+        `Case` is the patient; the cross-validation folds of the release are disjoint in it too.
 
-    Citation: Gómez-Flores W, Gregorio-Calas MJ, Coelho de Albuquerque Pereira W. BUS-BRA: A breast ultrasound dataset
-    for assessing computer-aided diagnosis systems. Medical Physics 51(4):3110-3123, 2024, doi:10.1002/mp.16812.
+    Citation:
+        Gómez-Flores W, Gregorio-Calas MJ, Coelho de Albuquerque Pereira W. BUS-BRA: A breast ultrasound dataset for
+        assessing computer-aided diagnosis systems. Medical Physics 51(4):3110-3123, 2024, doi:10.1002/mp.16812.
 
-    Licence: CC BY 4.0, as those who use the record report; the authors ask for the citation above.
+    Licence:
+        CC BY 4.0, as those who use the record report; the authors ask for the citation above.
 
-    Where: Zenodo, doi:10.5281/zenodo.8231412.
+    Access:
+        Zenodo, doi:10.5281/zenodo.8231412.
 
-    Faults: four scanners, named in `Device` alone; only breasts with a lesion; the two sides of a patient often show
-    the same lesion. An image without a row has no known patient and is rejected, a row without an image too.
+    Faults:
+        Four scanners, named in `Device` alone; only breasts with a lesion; the two sides of a patient often show the
+        same lesion. An image without a row has no known patient and is rejected, a row without an image too.
 
     Attributes:
         root: The folder that holds `bus_data.csv`.

@@ -26,19 +26,23 @@ class BusUclm:
           images/ALWI_000.png   named in `Image`; the four letters stand for the patient
           masks/ALWI_000.png    green benign, red malignant; not read
 
-    Columns and separator are confirmed by three independent readers of the set. What `Combined` means is taken from
-    its name: several views, or B-mode beside Doppler, in one picture.
+        Columns and separator are confirmed by three independent readers of the set. What `Combined` means is taken from
+        its name: several views, or B-mode beside Doppler, in one picture.
 
-    Citation: Vallez N, Bueno G, Deniz O, Rienda MA, Pastor C. BUS-UCLM: Breast ultrasound lesion segmentation dataset.
-    Scientific Data 12:242, 2025, doi:10.1038/s41597-025-04562-3.
+    Citation:
+        Vallez N, Bueno G, Deniz O, Rienda MA, Pastor C. BUS-UCLM: Breast ultrasound lesion segmentation dataset.
+        Scientific Data 12:242, 2025, doi:10.1038/s41597-025-04562-3.
 
-    Licence: CC BY-NC 4.0 in the authors' code repository; copies of the data state CC BY 4.0 as well, so look at the
-    record that the data came from.
+    Licence:
+        CC BY-NC 4.0 in the authors' code repository; copies of the data state CC BY 4.0 as well, so look at the record
+        that the data came from.
 
-    Where: Mendeley Data, doi:10.17632/7fvgj4jsp7.
+    Access:
+        Mendeley Data, doi:10.17632/7fvgj4jsp7.
 
-    Faults: colour Doppler, callipers and combined views among the B-mode images, flagged in the table; the images of
-    patient HESN differ in size from their masks; frames of one sweep are nearly alike.
+    Faults:
+        Colour Doppler, callipers and combined views among the B-mode images, flagged in the table; the images of
+        patient HESN differ in size from their masks; frames of one sweep are nearly alike.
 
     Attributes:
         root: The folder that holds `INFO.csv`.

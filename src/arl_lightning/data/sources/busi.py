@@ -31,16 +31,20 @@ class Busi:
           malignant/malignant (1).png, ...
           normal/normal (1).png, ...
 
-    Citation: Al-Dhabyani W, Gomaa M, Khaled H, Fahmy A. Dataset of breast ultrasound images. Data in Brief 28:104863,
-    2020, doi:10.1016/j.dib.2019.104863.
+    Citation:
+        Al-Dhabyani W, Gomaa M, Khaled H, Fahmy A. Dataset of breast ultrasound images. Data in Brief 28:104863, 2020,
+        doi:10.1016/j.dib.2019.104863.
 
-    Licence: none stated for the data; the article is CC BY 4.0.
+    Licence:
+        None stated for the data; the article is CC BY 4.0.
 
-    Where: the page of data sets of A. Fahmy, Cairo University.
+    Access:
+        The page of data sets of A. Fahmy, Cairo University.
 
-    Faults: no patient identity, hence no split by patient; duplicates and near-duplicates, some of them in two
-    classes; images of the axilla; burned-in callipers, text and body marks (Pawłowska A, Karwat P, Żołek N. Letter to
-    the Editor. Re: "Dataset of breast ultrasound images". Data in Brief 48:109247, 2023).
+    Faults:
+        No patient identity, hence no split by patient; duplicates and near-duplicates, some of them in two classes;
+        images of the axilla; burned-in callipers, text and body marks (Pawłowska A, Karwat P, Żołek N. Letter to the
+        Editor. Re: "Dataset of breast ultrasound images". Data in Brief 48:109247, 2023).
 
     Attributes:
         root: The folder that holds the three classes' folders.

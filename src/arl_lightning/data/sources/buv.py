@@ -26,7 +26,8 @@ PATIENTS = {video: f"of {group[0]}" for group in ONE_PATIENT for video in group}
 class Buv:
     """BUV: 188 videos by the article, 186 in the annotations of the present release (149 + 37).
 
-    Layout, as in the archive `Miccai 2022 BUV Dataset.7z`:
+    Layout:
+        As in the archive `Miccai 2022 BUV Dataset.7z`:
 
         Miccai 2022 BUV Dataset/
           rawframes/benign/<video>/000000.png     a video's frames, numbered from 0; <video> is x and 16 hex digits
@@ -34,20 +35,25 @@ class Buv:
           imagenet_vid_train_15frames.json        boxes, COCO-like, 149 videos; not read
           imagenet_vid_val.json                   the same, 37 videos; not read
 
-    The folder is the video. Frame numbers and PNG are confirmed by the authors' reader and by others; the frame rate
-    is nowhere stated, so frames are taken by their count.
+        The folder is the video. Frame numbers and PNG are confirmed by the authors' reader and by others; the frame
+        rate is nowhere stated, so frames are taken by their count.
 
-    Citation: Lin Z, Lin J, Zhu L, Fu H, Qin J, Wang L. A New Dataset and a Baseline Model for Breast Lesion Detection
-    in Ultrasound Videos. MICCAI 2022, LNCS 13433:614-623, doi:10.1007/978-3-031-16437-8_59.
+    Citation:
+        Lin Z, Lin J, Zhu L, Fu H, Qin J, Wang L. A New Dataset and a Baseline Model for Breast Lesion Detection in
+        Ultrasound Videos. MICCAI 2022, LNCS 13433:614-623, doi:10.1007/978-3-031-16437-8_59.
 
-    Licence: non-commercial research and education only, as users of the set state it.
+    Licence:
+        Non-commercial research and education only, as users of the set state it.
 
-    Where: the authors, through the code repository of CVA-Net.
+    Access:
+        The authors, through the code repository of CVA-Net.
 
-    Faults: patients are unknown but for an `errata.txt` said to come with the frames, which names four videos of one
-    patient (two of them in the wrong class) and calls benign/x66ef02e7f1b9a0ef a copy of malignant/x3b88488853e8b7d1.
-    Others found 106 of the 110 frames of benign/x1282311c38f808f in malignant/x9c1c965d274c457. All are read; each
-    group is given one `patient` so that no split parts it. Some boxes have negative sizes.
+    Faults:
+        Patients are unknown but for an `errata.txt` said to come with the frames, which names four videos of one
+        patient (two of them in the wrong class) and calls benign/x66ef02e7f1b9a0ef a copy of
+        malignant/x3b88488853e8b7d1. Others found 106 of the 110 frames of benign/x1282311c38f808f in
+        malignant/x9c1c965d274c457. All are read; each group is given one `patient` so that no split parts it. Some
+        boxes have negative sizes.
 
     Attributes:
         root: The folder that holds `rawframes`.

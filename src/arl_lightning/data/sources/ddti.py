@@ -19,30 +19,35 @@ WHERE = "CIM@LAB, Universidad Nacional de Colombia; article doi:10.1117/12.20735
 class Ddti:
     """DDTI: thyroid images with nodules, thyroiditis, goitres and cysts; 99 cases and 134 images when published.
 
-    Layout, flat (releases seen later hold 390 XML files and about 480 images):
+    Layout:
+        Flat (releases seen later hold 390 XML files and about 480 images):
 
         1.xml               <case>: number, age, sex, composition, echogenicity, margins, calcifications, tirads,
                             then a <mark> for each image with <image>1</image> and <svg>, polygons as JSON
         1_1.jpg, 1_2.jpg    <case>_<image>.jpg, 560 x 360 pixels at most
 
-    The tags and the names of files are confirmed by several readers of the set, the root element's name by none. The
-    case is the patient. A second, "processed" distribution (`1_or_data/image/0000.PNG`, 637 images) renumbers the
-    images so that cases are lost; it is not this layout and is refused.
+        The tags and the names of files are confirmed by several readers of the set, the root element's name by none.
+        The case is the patient. A second, "processed" distribution (`1_or_data/image/0000.PNG`, 637 images) renumbers
+        the images so that cases are lost; it is not this layout and is refused.
 
-    The XML gives no patient that the file's name does not. It serves to notice what is missing: an image that a mark
-    names and that is not there is rejected, and so is an XML file that cannot be parsed, while the case's images are
-    read all the same. An image without XML is read.
+        The XML gives no patient that the file's name does not. It serves to notice what is missing: an image that a
+        mark names and that is not there is rejected, and so is an XML file that cannot be parsed, while the case's
+        images are read all the same. An image without XML is read.
 
-    Citation: Pedraza L, Vargas C, Narváez F, Durán O, Muñoz E, Romero E. An open access thyroid ultrasound image
-    database. 10th International Symposium on Medical Information Processing and Analysis, Proc. SPIE 9287:92870W,
-    2015, doi:10.1117/12.2073532.
+    Citation:
+        Pedraza L, Vargas C, Narváez F, Durán O, Muñoz E, Romero E. An open access thyroid ultrasound image database.
+        10th International Symposium on Medical Information Processing and Analysis, Proc. SPIE 9287:92870W, 2015,
+        doi:10.1117/12.2073532.
 
-    Licence: "open access" in the article; no licence text could be found.
+    Licence:
+        "open access" in the article; no licence text could be found.
 
-    Where: CIM@LAB, Universidad Nacional de Colombia.
+    Access:
+        CIM@LAB, Universidad Nacional de Colombia.
 
-    Faults: two scans side by side in some images, annotations burned in, XML without marks or fields, and images
-    that occur in more than one case: drop duplicates while packing.
+    Faults:
+        Two scans side by side in some images, annotations burned in, XML without marks or fields, and images that occur
+        in more than one case: drop duplicates while packing.
 
     Attributes:
         root: The folder that holds the XML and JPEG files.

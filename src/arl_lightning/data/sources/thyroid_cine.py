@@ -35,24 +35,28 @@ class ThyroidCine:
         metadata.csv    annot_id, age, sex, location, size_x, size_y, size_z, ti-rads_composition, ...,
                         ti-rads_level, histopath_diagnosis; 192 rows
 
-    Names, types and shapes are those that a notebook printed of the released files, the table's those of the file.
+        Names, types and shapes are those that a notebook printed of the released files, the table's those of the file.
 
-    Patients: the release does not tell them. `annot_id` counts nodules, not patients, so that splitting by it puts
-    two nodules of one patient on both sides. We take neighbours in the table of the same age and sex for one patient:
-    162 groups, where the authors state 167 patients, so at most a few strangers share a group. This is our reading,
-    made to keep splits apart, and no identity of the authors'.
+        Patients: the release does not tell them. `annot_id` counts nodules, not patients, so that splitting by it puts
+        two nodules of one patient on both sides. We take neighbours in the table of the same age and sex for one
+        patient: 162 groups, where the authors state 167 patients, so at most a few strangers share a group. This is our
+        reading, made to keep splits apart, and no identity of the authors'.
 
-    Citation: Yamashita R, Kapoor T, Alam MN, et al. Toward Reduction in False-Positive Thyroid Nodule Biopsies with a
-    Deep Learning-based Risk Stratification System Using US Cine-Clip Images. Radiology: Artificial Intelligence
-    4(3):e210174, 2022, doi:10.1148/ryai.210174.
+    Citation:
+        Yamashita R, Kapoor T, Alam MN, et al. Toward Reduction in False-Positive Thyroid Nodule Biopsies with a Deep
+        Learning-based Risk Stratification System Using US Cine-Clip Images. Radiology: Artificial Intelligence
+        4(3):e210174, 2022, doi:10.1148/ryai.210174.
 
-    Licence: Stanford's Research Use Agreement for this set: personal, non-commercial research, each user registers,
-    no redistribution of any part and no derivative works. Shards of it must not leave the registered user's hands.
+    Licence:
+        Stanford's Research Use Agreement for this set: personal, non-commercial research, each user registers, no
+        redistribution of any part and no derivative works. Shards of it must not leave the registered user's hands.
 
-    Where: Stanford AIMI shared datasets, doi:10.71718/7m5n-rh16.
+    Access:
+        Stanford AIMI shared datasets, doi:10.71718/7m5n-rh16.
 
-    Faults: only frames that show the nodule; linear and convex probes, which nothing tells apart; rows of a clip lie
-    together, clips in no order. How the file is chunked could not be confirmed; a frame is read alone in any case.
+    Faults:
+        Only frames that show the nodule; linear and convex probes, which nothing tells apart; rows of a clip lie
+        together, clips in no order. How the file is chunked could not be confirmed; a frame is read alone in any case.
 
     Attributes:
         root: The folder that holds both files.

@@ -23,18 +23,22 @@ class Udiat:
           original/000001.png
           GT/000001.png             masks; not read
 
-    Numbering and folders are confirmed by several readers of the set; one counts 109 benign and 54 malignant. Nothing
-    in the release tells patients: they are unknown here.
+        Numbering and folders are confirmed by several readers of the set; one counts 109 benign and 54 malignant.
+        Nothing in the release tells patients: they are unknown here.
 
-    Citation: Yap MH, Pons G, Martí J, Ganau S, Sentís M, Zwiggelaar R, Davison AK, Martí R. Automated breast
-    ultrasound lesions detection using convolutional neural networks. IEEE Journal of Biomedical and Health Informatics
-    22(4):1218-1226, 2018, doi:10.1109/JBHI.2017.2731873.
+    Citation:
+        Yap MH, Pons G, Martí J, Ganau S, Sentís M, Zwiggelaar R, Davison AK, Martí R. Automated breast ultrasound
+        lesions detection using convolutional neural networks. IEEE Journal of Biomedical and Health Informatics
+        22(4):1218-1226, 2018, doi:10.1109/JBHI.2017.2731873.
 
-    Licence: research use only, on application to the authors; the agreement's text could not be looked up, read it.
+    Licence:
+        Research use only, on application to the authors; the agreement's text could not be looked up, read it.
 
-    Where: M. H. Yap, Manchester Metropolitan University, by e-mail.
+    Access:
+        M. H. Yap, Manchester Metropolitan University, by e-mail.
 
-    Faults: small; sizes differ, 344 x 233 to 753 x 617 pixels among the images; at least one lesion in every image.
+    Faults:
+        Small; sizes differ, 344 x 233 to 753 x 617 pixels among the images; at least one lesion in every image.
 
     Attributes:
         root: The folder that holds `original`.
