@@ -47,6 +47,18 @@ def test_arguments_are_taken_as_people_type_them(typed, name, value):
     assert call(function, "program", typed)[name] == value
 
 
+def test_words_fill_several_parameters_and_too_many_are_refused():
+    @positional("folder", "number")
+    def two(folder: Path, number: int = 0) -> tuple:
+        """Return both."""
+        return folder, number
+
+    assert call(two, "program", ["x"]) == (Path("x"), 0)
+    assert call(two, "program", ["x", "3"]) == (Path("x"), 3)
+    with pytest.raises(ArgumentError, match="4"):
+        call(two, "program", ["x", "3", "4"])
+
+
 def test_dashes_and_underscores_are_the_same():
     assert normalised(["--num-workers=3", "--a-b", "c-d"], []) == ["--num_workers=3", "--a_b", "c-d"]
 

@@ -12,62 +12,62 @@ from jsonargparse import ArgumentParser
 def call(function: Callable[..., object], program: str, arguments: Sequence[str]) -> object:
     """Parse a function's signature from the command line and call it.
 
-    A parameter named `shards`, `specs` or the like that a decorator marked with `positional` takes the words before the
-    first option.
+    Parameters that `positional` marked take the words before the first option.
     """
-    parser = new_parser(program, positional_of(function))
+    parser = new_parser(program, function)
     parser.add_function_arguments(function)
     return function(**parser.parse_args(normalised(arguments, [function])).as_dict())
 
 
-def new_parser(program: str, positional: str | None = None) -> ArgumentParser:
+def new_parser(program: str, function: Callable[..., Any]) -> ArgumentParser:
     """Return a parser whose usage line says what stands before the options."""
-    words = f" {positional.upper()} ..." if positional else ""
+    words = "".join(f" [{name.upper()}]" for name in positional_of(function))
     return ArgumentParser(prog=program, usage=f"{program}{words} [--KEY VALUE ...]", exit_on_error=False)
 
 
-def positional(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a function's parameter as the one that words before the first option belong to."""
+def positional(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a function's parameters that words before the first option belong to; a list takes all that are left."""
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__dict__["positional"] = name
+        function.__dict__["positional"] = names
         return function
 
     return mark
 
 
-def positional_of(function: Callable[..., Any]) -> str | None:
-    """Return what `positional` marked, None without it."""
-    return function.__dict__.get("positional")
+def positional_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return what `positional` marked."""
+    return function.__dict__.get("positional", ())
 
 
 def normalised(arguments: Sequence[str], functions: Sequence[Callable[..., Any]]) -> list[str]:
     """Bring arguments to the one form that jsonargparse reads.
 
     `--drop-duplicates` becomes `--drop_duplicates=true`, `--exclude a b` becomes `--exclude=["a","b"]`, and words
-    before the first option become the positional parameter's value.
+    before the first option become the values of the positional parameters.
 
     Args:
         arguments: As typed.
         functions: Their parameters' types tell a flag from an option and a list from a word.
     """
     kinds: dict[str, Any] = {}
-    first_name = None
+    names: tuple[str, ...] = ()
     for function in functions:
         parameters = inspect.signature(function).parameters
         target = function.__init__ if inspect.isclass(function) else function
         kinds |= {name: kind for name, kind in get_type_hints(target).items() if name in parameters}
-        first_name = first_name or positional_of(function)
-    return list(_rewritten(list(arguments), kinds, first_name))
+        names += positional_of(function)
+    return list(_rewritten(list(arguments), kinds, names))
 
 
-def _rewritten(arguments: list[str], kinds: dict[str, Any], first_name: str | None) -> Iterator[str]:
+def _rewritten(arguments: list[str], kinds: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:
     words = _words(arguments, 0)
-    if words and first_name is not None:
-        yield f"--{first_name}={_value(words, kinds[first_name])}"
-    elif words:
-        yield from words
     at = len(words)
+    for name in names:
+        own, words = (words, []) if _is_list(kinds[name]) else (words[:1], words[1:])
+        if own:
+            yield f"--{name}={_value(own, kinds[name])}"
+    yield from words  # more than the function takes: the parser says so
     while at < len(arguments):
         option, has_value, value = arguments[at].partition("=")
         name = option.removeprefix("--").replace("-", "_") if option.startswith("--") else option

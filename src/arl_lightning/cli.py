@@ -1,38 +1,56 @@
 """The `arl` command: entry points, nothing else."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
 from arl_lightning import __version__
 from arl_lightning.errors import UserError
 
 
-def pretrain(arguments: Sequence[str]) -> None:
-    """Pretrain A-ViT on packed shards, as a recipe says."""
-    from arl_lightning.pretraining.command import pretrain
+class Command(NamedTuple):
+    """A command's function, imported when it is called, and what it does.
 
-    pretrain(arguments, print)
+    Attributes:
+        module: Where the function is.
+        function: Its name; its typed signature is the command line, unless it `parses`.
+        summary: For `arl --help`.
+        parses: Whether the function takes the words of the command line themselves.
+    """
+
+    module: str
+    function: str
+    summary: str
+    parses: bool = False
+
+    def run(self, program: str, arguments: Sequence[str]) -> None:
+        """Call the function and print what it returns."""
+        function = getattr(import_module(f"arl_lightning.{self.module}"), self.function)
+        if self.parses:
+            said = function(arguments)
+        else:
+            from arl_lightning.arguments import call
+
+            said = call(function, program, arguments)
+        if said is not None:
+            print(said)
 
 
-def shards_pack(arguments: Sequence[str]) -> None:
-    """Pack data sets, DICOM archives or folders into WebDataset shards."""
-    from arl_lightning.data.shards.command import shards_pack
-
-    print(shards_pack(arguments))
-
-
-def bench_model(arguments: Sequence[str]) -> None:
-    """Count A-ViT's parameters and operations and time it beside the plain ViT."""
-    from arl_lightning.arguments import call
-    from arl_lightning.models.bench import bench
-
-    print(call(bench, "arl bench model", arguments))
-
-
-COMMANDS: dict[tuple[str, ...], Callable[[Sequence[str]], None]] = {
-    ("pretrain",): pretrain,
-    ("shards", "pack"): shards_pack,
-    ("bench", "model"): bench_model,
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("pretrain",): Command("pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True),
+    ("shards", "pack"): Command(
+        "data.shards.command", "shards_pack", "pack data sets, DICOM archives or folders into shards", parses=True
+    ),
+    ("shards", "verify"): Command("data.shards.verify", "verify", "find what is wrong with packed shards, by name"),
+    ("shards", "stats"): Command("data.shards.stats", "stats", "count what shards hold, as a table and a figure"),
+    ("shards", "show"): Command("data.shards.show", "show", "draw a shard's images on one sheet"),
+    ("shards", "merge"): Command("data.shards.merge", "merge", "merge packed corpora into one, shuffled anew"),
+    ("shards", "preflight"): Command(
+        "data.shards.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
+    ),
+    ("shards", "bench"): Command("data.shards.bench", "bench", "time the stream, name the best workers and prefetch"),
+    ("bench", "model"): Command("models.bench", "bench", "count and time A-ViT beside the plain ViT"),
 }
 
 
@@ -47,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for words, command in COMMANDS.items():
         if tuple(given[: len(words)]) == words:
             try:
-                command(given[len(words) :])
+                command.run(" ".join(["arl", *words]), given[len(words) :])
             except (UserError, ArgumentError) as error:
                 print(f"arl: error: {_one_line(error)}", file=sys.stderr)
                 return 2
@@ -59,7 +77,7 @@ def _usage(given: Sequence[str]) -> int:
     asked = not given or given[0] in ("-h", "--help")
     lines = ["usage: arl COMMAND [OPTION ...]", "", "Anatomy-aware pretraining on medical ultrasound.", ""]
     for words, command in COMMANDS.items():
-        lines.append(f"  {' '.join(words):14}{(command.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {' '.join(words):18}{command.summary}")
     lines += ["", "`arl COMMAND --help` lists a command's options."]
     if not asked:
         lines = [f"arl: error: no command '{' '.join(given[:2])}'; `arl --help` lists them"]

@@ -205,7 +205,7 @@ def build_cli(arguments: Sequence[str]) -> PretrainCLI:
     )
 
 
-def pretrain(arguments: Sequence[str], say: Callable[[str], None]) -> None:
+def pretrain(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
     """Train as the recipe says, or go on from a checkpoint.
 
     Args:

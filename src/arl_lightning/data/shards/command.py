@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from arl_lightning.arguments import new_parser, normalised, positional, positional_of
+from arl_lightning.arguments import new_parser, normalised, positional
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.shards.encoding import Encoding
 from arl_lightning.data.shards.pack import pack
@@ -31,7 +31,7 @@ def shards_pack(arguments: Sequence[str]) -> str:
         UserError: If an argument is wrong or packing fails.
     """
     made = _named_source(arguments)
-    parser = new_parser("arl shards pack", positional_of(pack_sources))
+    parser = new_parser("arl shards pack", pack_sources)
     parser.add_function_arguments(pack_sources, skip={"options"})
     if made is not None:
         own = set(inspect.signature(pack_sources).parameters)
@@ -98,7 +98,7 @@ def pack_sources(
         colour: `grey` or `rgb` for all images, `auto` keeps colour where there is some; by default auto, or what the
             specs say.
         samples_per_shard: The most images of one shard.
-        seed: Of the shuffle, the splits and the weights.
+        seed: Of the shuffle, the splits and the weights, and of the phantom.
         processes: How many work at once, by default one for each core; the shards do not depend on it.
         max_bad_share: Give up if more than this share of the files cannot be read.
         anatomies: A vocabulary of your own, the same as `--model.anatomies` in pretraining.
@@ -118,6 +118,8 @@ def pack_sources(
     vocabulary = AnatomyVocabulary(anatomies)
     given = {"image_format": image_format, "quality": quality, "short_side": short_side, "colour": colour}
     encoding = {name: value for name, value in given.items() if value is not None}
+    if source == "phantom":
+        options = {"seed": seed, **options}
     if source is not None:
         named = [("--source", Spec(source, anatomy=anatomy, options=options))]
     else:

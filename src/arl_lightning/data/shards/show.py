@@ -55,7 +55,7 @@ class ShowReport:
         return f"{self.shard}: {self.num_shown:,} of {self.num_samples:,} images in {self.out}"
 
 
-@positional("shards")
+@positional("shards", "shard")
 def show(shards: Path, shard: int | str = 0, num: int = 40, out: Path | None = None) -> ShowReport:
     """Draw the first images of a shard, which are a random sample of the corpus, with what their records say.
 
