@@ -149,6 +149,14 @@ def test_weights_repeat_and_leave_out_but_not_in_val(two, tmp_path):
     assert verify(tmp_path / "out", processes=1).num_samples == len(keys)
 
 
+def test_copies_of_copies_have_keys_of_their_own(two, tmp_path):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    merge(two, once, weights={"a": 2}, processes=1)
+    merge([once], twice, weights={"a": 2}, processes=1)
+    assert merge([twice], tmp_path / "out", weights={"a": 2}, processes=1).manifests[""].sources == {"a": 480, "b": 40}
+    assert verify(tmp_path / "out", processes=1).num_samples == 520
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

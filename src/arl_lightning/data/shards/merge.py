@@ -113,7 +113,7 @@ def merge(
     done = refuse_other_corpus(out, fingerprint)
     if done and not (out / WORK_FOLDER).is_dir():
         return MergeReport(out, len(shards), done, time.perf_counter() - start, was_there=True)
-    contents = _plan(listed, splits, options, num_processes)
+    contents = _plan(listed, splits, options, fingerprint, num_processes)
     with disk_errors(out):
         open_work_folder(out)
         folder = out / WORK_FOLDER / f"shards-{fingerprint[:16]}"
@@ -150,7 +150,9 @@ def _fingerprint(listed: Sequence[ListedShard], splits: Sequence[str], options: 
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _plan(listed: Sequence[ListedShard], splits: Sequence[str], options: Options, processes: int) -> Contents:
+def _plan(
+    listed: Sequence[ListedShard], splits: Sequence[str], options: Options, fingerprint: str, processes: int
+) -> Contents:
     """Read where the samples lie, and decide their order in each split."""
     index, anatomies, sources = locate_samples(listed, processes)
     files = [shard.path for shard in listed]
@@ -160,13 +162,15 @@ def _plan(listed: Sequence[ListedShard], splits: Sequence[str], options: Options
     if len(names) > 1:
         _refuse_shared(index, split, files)
     weight = _weights(index, anatomies, [PlannedSource(name) for name in sources], options.weights)
+    # Copies are named by their number. The inputs may hold copies of their own, 1, 2, ...: these begin elsewhere.
+    first_copy = int(fingerprint[:8], 16) << 16
     orders, copies = {}, {}
     for number, name in enumerate(names):
         members = np.flatnonzero(split == number)
         repeats = _repeats(index["key"][members], weight[members], options.seed) if name in ("", TRAIN) else None
         order, copy = shuffle(index, members, repeats, np.random.default_rng((options.seed, ORDER, number)))
         if order.size:
-            orders[name], copies[name] = order, copy
+            orders[name], copies[name] = order, np.where(copy > 0, first_copy + copy, 0)
     if not orders:
         raise UserError("no image is left to merge: all have the weight 0")
     return Contents(files, index, anatomies, sources, orders, copies)
