@@ -12,10 +12,9 @@ from typing import Any
 
 import yaml
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from arl_lightning.data.anatomy import AnatomyVocabulary
-from arl_lightning.data.dicom.header import CODE_SEQUENCES, DESCRIPTIONS, EXAM, codes, items, texts
+from arl_lightning.data.dicom.header import CODE_SEQUENCES, DESCRIPTIONS, EXAM, codes, items, texts, uid_name
 from arl_lightning.errors import UserError
 
 DEFAULT_RULES = "anatomy_rules.yaml"
@@ -76,7 +75,7 @@ def describe(header: Dataset) -> Exam:
     exam[ALL_CODES] = tuple(code for keyword in CODE_SEQUENCES for code in exam[keyword])
     exam[ALL_DESCRIPTIONS] = (*(value for keyword in DESCRIPTIONS for value in exam[keyword]), *meanings)
     uids = texts(header, "SOPClassUID")
-    exam["SOPClassUID"] = (*uids, *(_plain(UID(uid).name) for uid in uids))
+    exam["SOPClassUID"] = tuple(_plain(name) for uid in uids for name in (uid, uid_name(uid)))
     return exam
 
 

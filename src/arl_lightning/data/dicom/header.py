@@ -10,6 +10,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 MAX_NUMBER = 1e15  # beyond it, a value is damage
 
@@ -91,6 +92,13 @@ def items(header: Dataset, keyword: str) -> Iterator[Dataset]:
     value = _value(header, keyword)
     if isinstance(value, Sequence):
         yield from value
+
+
+def uid_name(uid: str) -> str:
+    """Return a registered UID's name, "" for any other: a private one may tell where it comes from."""
+    with quiet_pydicom():
+        name = UID(uid).name
+    return "" if name == uid else name
 
 
 def codes(header: Dataset, keyword: str) -> Iterator[tuple[str, str, str]]:

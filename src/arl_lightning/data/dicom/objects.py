@@ -25,7 +25,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from arl_lightning.data.dicom.header import KEPT_TAGS, quiet_pydicom, text
+from arl_lightning.data.dicom.header import KEPT_TAGS, integer, quiet_pydicom, text, uid_name
 from arl_lightning.data.media import UnreadableError
 from arl_lightning.errors import UserError
 
@@ -172,24 +172,29 @@ def _transfer_syntax(file: BinaryIO) -> UID | None:
     if CMS_ENVELOPED in start[:32]:
         raise UnreadableError("encrypted (CMS envelope)")
     if start[128:] == b"DICM":
-        with quiet_pydicom():
-            meta = read_file_meta_info(file.name)
-        if "TransferSyntaxUID" not in meta:
-            raise UnreadableError("states no transfer syntax")
-        return UID(str(meta.TransferSyntaxUID))
+        syntax = text(_file_meta(file), "TransferSyntaxUID")
+        if not uid_name(syntax):  # none, or a maker's own, who alone knows where its header ends
+            raise UnreadableError("transfer syntax unknown: not supported")
+        return UID(syntax)
     # Objects from before DICOM's file format begin with an attribute of group 0008, in little or big endian.
     if start[:2] not in (b"\x08\x00", b"\x00\x08"):
         raise UnreadableError("not DICOM")
     return None
 
 
+def _file_meta(file: BinaryIO) -> Dataset:
+    try:
+        with quiet_pydicom():
+            return read_file_meta_info(file.name)
+    except Exception as error:  # damage surfaces as many types, and their texts quote values
+        raise UnreadableError(f"damaged header ({type(error).__name__})") from None
+
+
 @contextmanager
 def _inflated(file: BinaryIO) -> Iterator[BinaryIO]:
     """Inflate what follows the file meta information, piece by piece."""
-    with quiet_pydicom():
-        meta = read_file_meta_info(file.name)
     # 128 bytes of preamble, "DICM", and the 12 bytes of the group length, which counts what follows it.
-    file.seek(128 + 4 + 12 + int(meta.FileMetaInformationGroupLength))
+    file.seek(128 + 4 + 12 + integer(_file_meta(file), "FileMetaInformationGroupLength"))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     with tempfile.SpooledTemporaryFile(DEFLATED_IN_MEMORY) as inflated:
         try:
@@ -215,7 +220,7 @@ def _read_object(file: BinaryIO, syntax: UID | None, secondary_capture: bool) ->
             header = dcmread(
                 file, stop_before_pixels=True, force=True, defer_size=DEFER_BYTES, specific_tags=list(KEPT_TAGS)
             )
-    except Exception as error:  # as above: damage surfaces as many types, and their texts quote values
+    except Exception as error:  # as above
         raise UnreadableError(f"damaged header ({type(error).__name__})") from None
     syntax = syntax or _guessed_syntax(header)
     _check_class(header, secondary_capture)
@@ -241,9 +246,7 @@ def _check_class(header: Dataset, secondary_capture: bool) -> None:
         if secondary_capture:
             return
         raise UnreadableError("secondary capture (option secondary_capture)")
-    known = UID(sop_class).name if sop_class else ""
-    name = "unknown" if known == sop_class else known  # a private UID may tell where it comes from
-    raise UnreadableError(f"SOP class {name}, not an ultrasound image")
+    raise UnreadableError(f"SOP class {uid_name(sop_class) or 'unknown'}, not an ultrasound image")
 
 
 def _find_pixel_data(file: BinaryIO, header: Dataset, syntax: UID) -> PixelElement:

@@ -22,6 +22,10 @@ PARTIAL_RANGE = ("YBR_PARTIAL_422",)
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", *PARTIAL_RANGE)
 PALETTE = "PALETTE COLOR"
 
+# The first of these that knows a transfer syntax decodes it, and no other has a try at what that one refuses: GDCM, the
+# only one for lossless JPEG, is a C++ library that may end the process over a damaged frame.
+PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
+
 ITEM, DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 
@@ -43,6 +47,8 @@ class Frames:
         self.photometric = text(header, "PhotometricInterpretation").upper()
         self.bits_stored = integer(header, "BitsStored", 8)
         self._decoder = _decoder(source.transfer_syntax)
+        # Uncompressed syntaxes need none.
+        self._plugin = next((name for name in PLUGINS if name in self._decoder.available_plugins), "")
         self._options = self._checked_options()
         self._palette = self._read_palette() if self.photometric == PALETTE else None
 
@@ -58,7 +64,9 @@ class Frames:
             with quiet_pydicom():
                 # A fresh call for each frame: within one, pydicom 3.0 takes all frames but the first of uncompressed
                 # YBR_FULL_422 from wrong places.
-                pixels, _ = self._decoder.as_array(self._source.file, index=index, raw=partial, **self._options)
+                pixels, _ = self._decoder.as_array(
+                    self._source.file, index=index, raw=partial, decoding_plugin=self._plugin, **self._options
+                )
         except Exception as error:  # decoders raise nearly anything, and their texts are not ours to pass on
             raise UnreadableError(f"cannot be decoded ({type(error).__name__})") from None
         return _from_partial_range(pixels) if partial else pixels
@@ -151,7 +159,7 @@ def _decoder(syntax: UID) -> Any:
             return decoder
     except NotImplementedError:
         pass  # told below, with decoders that are not installed
-    raise UnreadableError(f"transfer syntax {'unknown' if syntax.name == syntax else syntax.name}: not supported")
+    raise UnreadableError(f"transfer syntax {syntax.name}: not supported")
 
 
 def _from_partial_range(pixels: np.ndarray) -> np.ndarray:
