@@ -123,6 +123,7 @@ def test_a_tar_that_is_not_listed_is_found(corpus, capsys):
         ({"frame": -1}, "its record's frame is -1"),
         ({"spacing_mm": [0.1]}, "its record's spacing_mm is [0.1]"),
         ({"spacing_mm": [0.1, float("nan")]}, "its record's spacing_mm is [0.1, NaN]"),
+        ({"spacing_mm": [float("inf"), 1]}, "its record's spacing_mm is [Infinity, 1]"),
         ({"spacing_mm": [0.1, 0]}, "its record's spacing_mm is [0.1, 0]"),
         ({"patient": 7}, "its record's patient is 7"),
         ({"label": "malignant"}, "its record has 'label', which the schema does not know"),
