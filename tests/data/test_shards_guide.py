@@ -11,6 +11,7 @@ from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.bench import bench
 from arl_lightning.data.shards.command import pack_sources
 from arl_lightning.data.shards.merge import merge
+from arl_lightning.data.shards.preflight import preflight
 from arl_lightning.data.shards.report import DUPLICATES_FILE, HELD_OUT_FILE, REJECTED_FILE
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.show import show
@@ -21,7 +22,7 @@ from arl_lightning.data.sources.registry import source_class
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "shards/README.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, Callable[..., object]] = {
-    "pack": pack_sources, "verify": verify, "stats": stats, "show": show, "merge": merge, "bench": bench,
+    "pack": pack_sources, "verify": verify, "stats": stats, "show": show, "merge": merge, "bench": bench, "preflight": preflight,
 }  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_every_option_of_a_shown_command_exists(name):
 
 
 def test_every_option_in_the_text_exists():
-    others = re.compile(r"arl shards preflight .*|arl pretrain .*|lfs setstripe .*|arl shards pack --source .*")
+    others = re.compile(r"arl pretrain .*|lfs setstripe .*|arl shards pack --source .*")
     known = set().union(*map(parameters, COMMANDS.values())) | {"help"}
     assert set(options(others.sub("", GUIDE))) <= known
     assert set(re.findall(r"--data\.([a-z_]+)", GUIDE)) <= parameters(PretrainingDataModule)

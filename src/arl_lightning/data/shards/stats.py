@@ -1,12 +1,10 @@
 """Counts what a packed corpus holds, from its records alone: the function behind `arl shards stats`."""
 
-import hashlib
 import json
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +12,11 @@ import numpy as np
 
 from arl_lightning.arguments import positional
 from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards, map_shards
-from arl_lightning.data.shards.sample import Record
-from arl_lightning.data.shards.tars import HEADER_BUFFER, RECORD_EXTENSION, TarDamageError, walk_members
+from arl_lightning.data.shards.tally import Tally, count_shard
 from arl_lightning.errors import UserError
 
 PICTURE = "stats.png"
 TABLE = "stats.json"
-
-
-def _ids() -> dict[str, array]:
-    return defaultdict(partial(array, "Q"))
-
-
-@dataclass
-class Tally:
-    """What one shard, or several, hold.
-
-    Attributes:
-        images: Of each source and anatomy.
-        sizes: Images of each height and width.
-        probes: Images of each kind of probe, `unknown` included.
-        patients: Of each source, a number for the patient of every image that names one.
-        videos: Of each source, a number for the clip of every image that is from one.
-        num_spaced: Images with a known pixel spacing.
-        image_bytes: Encoded images.
-        record_bytes: Records.
-    """
-
-    images: Counter[tuple[str, str]] = field(default_factory=Counter)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    probes: Counter[str] = field(default_factory=Counter)
-    patients: dict[str, array] = field(default_factory=_ids)
-    videos: dict[str, array] = field(default_factory=_ids)
-    num_spaced: int = 0
-    image_bytes: int = 0
-    record_bytes: int = 0
-
-    def add(self, record: Record) -> None:
-        """Count an image by its record."""
-        source = record["source"]
-        self.images[source, record["anatomy"]] += 1
-        self.sizes[record["height"], record["width"]] += 1
-        self.probes[record["probe"] or "unknown"] += 1
-        self.num_spaced += record["spacing_mm"] is not None
-        if record["patient"] is not None:
-            self.patients[source].append(_number(record["patient"]))
-        if record["video"] is not None:
-            self.videos[source].append(_number(record["video"]))
-
-    def update(self, other: "Tally") -> None:
-        """Add what another shard holds."""
-        self.images.update(other.images)
-        self.sizes.update(other.sizes)
-        self.probes.update(other.probes)
-        for mine, theirs in ((self.patients, other.patients), (self.videos, other.videos)):
-            for source, numbers in theirs.items():
-                mine[source].extend(numbers)
-        self.num_spaced += other.num_spaced
-        self.image_bytes += other.image_bytes
-        self.record_bytes += other.record_bytes
 
 
 @dataclass(frozen=True)
@@ -226,32 +170,6 @@ def stats(shards: Path, out: Path | None = None, processes: int | None = None) -
     return report if out is None else _write(report, out)
 
 
-def count_shard(shard: ListedShard) -> Tally:
-    """Count what a shard holds, from its records alone.
-
-    Raises:
-        UserError: If it cannot be read or a record does not follow the schema.
-    """
-    tally = Tally()
-    path = shard.path
-    fix = f"`arl shards verify {path.parent}` finds all that is wrong"
-    try:
-        with path.open("rb", buffering=HEADER_BUFFER) as file:
-            for member in walk_members(file):
-                if member.extension == RECORD_EXTENSION:
-                    tally.add(json.loads(file.read(member.size)))
-                    tally.record_bytes += member.size
-                else:
-                    tally.image_bytes += member.size
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {fix}") from error
-    except TarDamageError as error:
-        raise UserError(f"{path}: {error}; {fix}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: sample {member.key}: its record does not follow the schema; {fix}") from error
-    return tally
-
-
 def _report(shards: Path, listed: Sequence[ListedShard], tally: Tally) -> StatsReport:
     patients, clips = _group(tally.patients), _group(tally.videos)
     anatomies: Counter[str] = Counter()
@@ -303,12 +221,6 @@ def size_text(num_bytes: float) -> str:
         if num_bytes >= factor:
             return f"{num_bytes / factor:.1f} {unit}"
     return f"{num_bytes / 1000:.1f} kB"
-
-
-def _number(name: str) -> int:
-    """Return 64 bits for a name: among a million, two coincide with a chance below 1e-7."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
-    return int.from_bytes(digest.digest(), "big")
 
 
 def _group(numbers: dict[str, array]) -> dict[str, np.ndarray]:
