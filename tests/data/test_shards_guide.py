@@ -22,7 +22,8 @@ from arl_lightning.data.sources.registry import source_class
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "shards/README.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, Callable[..., object]] = {
-    "pack": pack_sources, "verify": verify, "stats": stats, "show": show, "merge": merge, "bench": bench, "preflight": preflight,
+    "pack": pack_sources, "verify": verify, "stats": stats, "show": show, "merge": merge,
+    "preflight": preflight, "bench": bench,
 }  # fmt: skip
 
 
