@@ -1,5 +1,7 @@
+import hashlib
 import itertools
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from arl_lightning.data.shards.epoch import CHUNK
 from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.data.shards.reader import ShardStream
 from arl_lightning.data.shards.records import BadSampleError
+from arl_lightning.data.shards.storage import Shard
 from arl_lightning.errors import UserError
 
 SIZES = (13, 12, 12, 11)  # 48 samples
@@ -247,6 +250,19 @@ def test_skipping_in_a_local_shard_reads_headers_alone(tmp_path, reads):
     num_bytes[0] = 0
     take(stream, 1, start=75)
     assert num_bytes[0] < 20_600 * CHUNK + 1024 * (CHUNK * 5 + 1)
+
+
+def test_a_run_resumed_at_sample_1_000_000_of_2600_shards_starts_in_no_time(tmp_path, reads):
+    opened, _ = reads
+    info = write_shard(tmp_path / "shard.tar", [(f"k{i:05d}", b"x") for i in range(2000)])
+    path = str(tmp_path / "shard.tar")  # one file stands for all
+    shards = [Shard(path, 2000, info.num_bytes, hashlib.sha256(str(i).encode()).hexdigest()) for i in range(2600)]
+    start = time.perf_counter()
+    stream = ShardStream(Corpus(tuple(shards), {}), name_and_seed, 64)
+    batch = take(stream, 1, start=1_004_032 // 64)
+    assert time.perf_counter() - start < 5  # measured: 0.03 s
+    assert len(batch[0][0]) == 64
+    assert len(opened) == 4
 
 
 # ---------------------------------------------------------------- before training
