@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -98,10 +99,11 @@ def jpeg(frames: Sequence[np.ndarray], **options: Any) -> dict[str, Any]:
 
 
 def fan(height: int = 300, width: int = 400, seed: int = 0) -> np.ndarray:
-    """Draw a sector of speckle, its apex in the middle above the picture, on black: uint8 (H, W)."""
+    """Draw a sector of speckle, its apex above the picture's middle, on black: uint8 (H, W)."""
     rows, columns = np.mgrid[:height, :width]
     depth = np.hypot(rows + 60, columns - width / 2)
     angle = np.arctan2(columns - width / 2, rows + 60)
-    inside = (depth > 90) & (depth < height + 30) & (np.abs(angle) < 0.6)
-    speckle = np.random.default_rng(seed).integers(60, 200, (height, width))
-    return np.where(inside, speckle, 0).astype(np.uint8)
+    inside = (depth > 120) & (depth < height + 30) & (np.abs(angle) < 0.6)
+    noise = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
+    speckle = cv2.GaussianBlur(noise, (0, 0), 1.5)  # as broad as a scanner's beam
+    return np.where(inside, np.clip(120 + 120 * speckle, 20, 220), 0).astype(np.uint8)

@@ -61,10 +61,15 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def texts(header: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return an attribute's values as stripped text, none where it is missing, empty or damaged."""
+    """Return an attribute's values as stripped text without the empty ones, none where it is missing or damaged."""
+    return tuple(filter(None, places(header, keyword)))
+
+
+def places(header: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return an attribute's values as stripped text, each in its place, "" for an empty one."""
     value = _value(header, keyword)
     values = value if isinstance(value, MultiValue | list | tuple) else (value,)
-    return tuple(text for item in values if item is not None and (text := str(item).strip(" \0")))
+    return tuple("" if item is None else str(item).strip(" \0") for item in values)
 
 
 def text(header: Dataset, keyword: str) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
-from arl_lightning.data.dicom.header import integer, items, number, numbers, texts
+from arl_lightning.data.dicom.header import integer, items, number, numbers, places
 
 # Region Spatial Format (0018,6012)
 TWO_DIMENSIONAL, SPECTRAL = 1, 3
@@ -107,7 +107,7 @@ def read_regions(header: Dataset, height: int, width: int) -> Regions:
 
 def is_doppler(header: Dataset) -> bool:
     """Tell whether Image Type states a Doppler mode, for objects whose regions say nothing."""
-    modes = texts(header, "ImageType")[3:4]
+    modes = places(header, "ImageType")[3:4]
     try:
         return bool(modes and int(modes[0], 16) & DOPPLER_MODES)
     except ValueError:  # some scanners write a word there

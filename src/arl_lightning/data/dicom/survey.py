@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from arl_lightning.data.anatomy import OTHER
 from arl_lightning.data.dicom.glimpse import Glimpse, drawn, glimpse
-from arl_lightning.data.dicom.header import DESCRIPTIONS, texts
+from arl_lightning.data.dicom.header import DESCRIPTIONS, places, texts
 from arl_lightning.data.dicom.objects import DicomObject, open_object, reason_of
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.regions import Kind, is_doppler, read_regions
@@ -167,7 +167,7 @@ def _count_glimpse(result: Survey, seen: Glimpse) -> None:
 def _description(header: Dataset) -> str:
     """Return how an exam is called, fit for a terminal."""
     parts = [text for keyword in ("BodyPartExamined", *DESCRIPTIONS) for text in texts(header, keyword)]
-    parts += texts(header, "ImageType")[2:3]
+    parts += filter(None, places(header, "ImageType")[2:3])
     joined = " | ".join(dict.fromkeys(parts)) or "(no description)"
     return "".join(letter if letter.isprintable() else "?" for letter in joined)[:EXAMPLE_LENGTH]
 

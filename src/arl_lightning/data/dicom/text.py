@@ -14,7 +14,7 @@ CONTRASTS = 48, 80, 120, 160  # grey levels of a stroke over what surrounds it: 
 # text on tissue at the last, where the tissue's own texture no longer sticks to its letters
 LETTER_HEIGHTS = 6, 48  # pixels
 MAX_WIDTH = 1.7  # of a letter, in its heights: W and M
-MIN_FILL, MAX_FILL = 0.15, 0.98  # of a letter in its box; a full one is an I or a dash
+MIN_FILL = 0.15  # of a letter in its box; an I or an l fills it
 MAX_UNEVEN = 0.22  # standard deviation within a letter's strokes, by their mean: speckle is less even than ink
 SAME_HEIGHT = 0.25  # relative; letters of a line have one of two heights
 SAME_LINE = 0.2  # of the height; how far the feet of letters lie apart
@@ -70,7 +70,7 @@ def _letters(image: np.ndarray, strokes: np.ndarray) -> list[Letter]:
         if (
             LETTER_HEIGHTS[0] <= height <= LETTER_HEIGHTS[1]
             and width <= MAX_WIDTH * height
-            and MIN_FILL <= area / (width * height) <= MAX_FILL
+            and area / (width * height) >= MIN_FILL
             and unevenness[number] <= MAX_UNEVEN
         ):
             found.append(Letter(left, top, width, height))

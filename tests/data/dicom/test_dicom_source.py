@@ -1,0 +1,330 @@
+"""The source on real and made objects, the survey's table and the review sheets."""
+
+import cv2
+import numpy as np
+import pytest
+from made_dicom import KEY, code, fan, jpeg, make, region
+from pydicom import dcmread
+
+from arl_lightning.data.dicom import area
+from arl_lightning.data.dicom.deidentify import KEY_VARIABLE
+from arl_lightning.data.dicom.header import integer
+from arl_lightning.data.dicom.objects import open_object
+from arl_lightning.data.dicom.pixels import Frames
+from arl_lightning.data.dicom.review import write_review
+from arl_lightning.data.dicom.survey import survey
+from arl_lightning.data.shards.sample import Rejected, Sample
+from arl_lightning.data.sources.dicom import Dicom
+from arl_lightning.errors import UserError
+
+REGION = region(40, 30, 359, 289, PhysicalDeltaX=0.03, PhysicalDeltaY=0.02, PhysicalUnitsXDirection=3,
+                PhysicalUnitsYDirection=3)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+
+
+def read(source):
+    """Return what each file gives, by its name."""
+    return {source.path_of(unit).name: list(source.read(unit)) for unit in source.units()}
+
+
+# ---------------------------------------------------------------- real objects
+
+
+REAL = {  # kept: anatomy, size, number of frames; else the reason
+    "ExplVR_BigEnd.dcm": area.NOT_SURE,
+    "JPGLosslessP14SV1_1s_1f_8b.dcm": ("cardiac", None, 1),
+    "OBXXXX1A_rle.dcm": ("other", None, 1),
+    "OBXXXX1A_rle_2frame.dcm": ("other", "convex", 1),
+    "US1_J2KI.dcm": None,
+    "US1_J2KR.dcm": None,
+    "US1_UNCR.dcm": None,
+    "color-pl.dcm": ("doppler", None, 1),
+    "color-px.dcm": ("doppler", None, 1),
+    "examples_palette.dcm": area.NOT_SURE,
+    "examples_rgb_color.dcm": area.NOT_SURE,
+    "examples_ybr_color.dcm": ("cardiac", None, 2),
+    "gdcm-US-ALOKA-16.dcm": ("abdominal", None, 1),
+}
+
+
+def test_real_objects_are_kept_or_refused_as_they_should(ultrasound_data):
+    found = read(Dicom(ultrasound_data / "dicom"))
+    assert sorted(found) == sorted(REAL)
+    for name, expected in REAL.items():
+        if isinstance(expected, tuple):
+            assert all(isinstance(item, Sample) for item in found[name]), name
+            assert (found[name][0].anatomy, len(found[name])) == (expected[0], expected[2])
+        else:  # a screen full of text, whose header does not tell where the ultrasound is
+            assert [type(item) for item in found[name]] == [Rejected]
+            assert found[name][0].reason in (area.NOT_SURE, area.TEXT_DETECTED)
+            assert expected in (None, found[name][0].reason)
+
+
+def test_one_real_picture_in_three_encodings_decodes_alike(ultrasound_data):
+    pixels = {}
+    for name in ("US1_UNCR", "US1_J2KR", "US1_J2KI"):
+        with open_object(ultrasound_data / f"dicom/{name}.dcm") as source:
+            frames = Frames(source)
+            pixels[name] = frames.render(frames.decode(0)).astype(int)
+    np.testing.assert_array_equal(pixels["US1_J2KR"], pixels["US1_UNCR"])  # lossless
+    assert np.abs(pixels["US1_J2KI"] - pixels["US1_UNCR"]).mean() < 3
+
+
+def test_one_real_picture_by_plane_and_by_pixel_is_the_same(ultrasound_data):
+    plane, pixel = (read(Dicom(ultrasound_data / "dicom"))[f"color-{kind}.dcm"][0] for kind in ("pl", "px"))
+    np.testing.assert_array_equal(plane.image, pixel.image)
+    assert plane.image.ndim == 3
+
+
+def test_lossless_jpeg_and_a_segmented_palette_of_16_bits_decode(ultrasound_data):
+    with open_object(ultrasound_data / "dicom/JPGLosslessP14SV1_1s_1f_8b.dcm") as source:
+        frames = Frames(source)
+        image = frames.render(frames.decode(0))
+    assert image.shape == (768, 1024)
+    assert (image == 0).mean() > 0.5  # a black screen around the sector
+    with open_object(ultrasound_data / "dicom/gdcm-US-ALOKA-16.dcm") as source:
+        frames = Frames(source)
+        image = frames.render(frames.decode(0))
+        assert integer(source.header, "BitsAllocated") == 16
+    green = (image[..., 1] > 200) & (image[..., 0] < 50) & (image[..., 2] < 50)
+    assert 100 < green.sum() < 5000  # the scanner's green marks; its tissue is grey
+    assert np.abs(np.diff(image[100:300, 340:600].astype(int), axis=-1)).mean() < 1
+
+
+def test_the_corner_text_of_a_real_region_is_cut_off(ultrasound_data):
+    (loose,) = read(Dicom(ultrasound_data / "dicom", tighten=False))["JPGLosslessP14SV1_1s_1f_8b.dcm"]
+    (tight,) = read(Dicom(ultrasound_data / "dicom"))["JPGLosslessP14SV1_1s_1f_8b.dcm"]
+    assert loose.image.shape == (721, 997)
+    assert loose.image[40:80, 40:220].max() == 255  # "Asc Ao Diam 3.3 cm"
+    assert tight.image.shape[0] < 520
+    assert tight.image[:40, :100].max() == 0
+    assert tight.spacing_mm == loose.spacing_mm == (0.2548, 0.2548)
+
+
+def test_real_text_is_refused_by_option(ultrasound_data):
+    found = read(Dicom(ultrasound_data / "dicom", reject_text=True))
+    assert [item.reason for item in found["OBXXXX1A_rle.dcm"]] == [area.TEXT_SEEN]
+    assert isinstance(found["JPGLosslessP14SV1_1s_1f_8b.dcm"][0], Sample)
+
+
+# ---------------------------------------------------------------- made ones
+
+
+def archive(root):
+    """Three good objects and one of each kind that is none."""
+    regions = {"SequenceOfUltrasoundRegions": [REGION]}
+    make(root / "a/still", fan(), TransducerType="CURVED LINEAR", StudyDescription="US LIVER", **regions)
+    frames = np.stack([fan(seed=seed) for seed in range(10)])
+    make(root / "a/cine", frames, FrameTime="100", BodyPartExamined="THYROID", TransducerType="LINEAR", **regions,
+         **jpeg(frames))  # fmt: skip
+    make(root / "a/doppler", fan(), SequenceOfUltrasoundRegions=[REGION, region(60, 60, 99, 99, 1, 2)])
+    make(root / "b/capture", fan(), SOPClassUID="1.2.840.10008.5.1.4.1.1.7", **regions)
+    make(root / "b/ct", fan(), Modality="CT")
+    (root / "b/empty").write_bytes(b"")
+    (root / "b/notes.txt").write_text("hello")
+    (root / "b/locked").write_bytes(bytes.fromhex("30820fa006092a864886f70d010703") + b"x" * 200)
+    content = (root / "a/cine").read_bytes()
+    (root / "b/cut").write_bytes(content[:-100])
+    return root
+
+
+def test_an_archive_gives_its_samples_and_its_reasons(tmp_path):
+    found = read(Dicom(archive(tmp_path), name="site03"))
+    (still,) = found["still"]
+    assert (still.anatomy, still.probe, still.spacing_mm, still.source) == ("liver", "convex", (0.2, 0.3), "site03")
+    assert (still.video, still.frame) == (None, None)
+    assert [item.frame for item in found["cine"]] == [0, 5]  # 10 frames/s sampled at 2
+    assert {(item.anatomy, item.probe) for item in found["cine"]} == {("thyroid", "linear")}
+    assert len({item.video for item in found["cine"]}) == 1
+    assert [item.anatomy for item in found["doppler"]] == ["doppler"]
+    reasons = {name: items[0].reason for name, items in found.items() if isinstance(items[0], Rejected)}
+    assert reasons == {
+        "capture": "secondary capture (option secondary_capture)",
+        "ct": "modality CT, not US",
+        "empty": "empty file",
+        "notes.txt": "not DICOM",
+        "locked": "encrypted (CMS envelope)",
+        "cut": "truncated",
+    }
+    names = [item.name for items in found.values() for item in items if isinstance(item, Sample)]
+    assert len(names) == len(set(names)) == 4
+
+
+def test_names_are_stable_and_units_lie_in_order_of_paths(tmp_path):
+    source = Dicom(archive(tmp_path))
+    assert list(source.units()) == list(source.units())
+    paths = [source.path_of(unit).relative_to(tmp_path).as_posix() for unit in source.units()]
+    assert paths == sorted(paths)
+
+
+def test_options_reach_the_reader(tmp_path):
+    archive(tmp_path)
+    assert isinstance(read(Dicom(tmp_path, secondary_capture=True))["capture"][0], Sample)
+    assert len(read(Dicom(tmp_path, fps=1.0))["cine"]) == 1
+    assert len(read(Dicom(tmp_path, regions="each"))["doppler"]) == 2
+    given = read(Dicom(tmp_path, anatomy="heart"))
+    assert given["still"][0].anatomy == "cardiac"
+    assert given["doppler"][0].anatomy == "doppler"
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{anatomy: kidney, any: {StudyDescription: [liver]}}]", encoding="utf-8")
+    mine = read(Dicom(tmp_path, rules=rules))
+    assert (mine["still"][0].anatomy, mine["cine"][0].anatomy) == ("kidney", "other")
+
+
+def test_a_cine_with_a_damaged_frame_gives_the_frames_before_it(tmp_path):
+    frames = np.stack([fan(seed=seed) for seed in range(20)])
+    path = make(tmp_path / "in/a", frames, FrameTime="500", SequenceOfUltrasoundRegions=[REGION], **jpeg(frames))
+    content = bytearray(path.read_bytes())
+    starts = [place for place in range(len(content)) if content[place : place + 3] == b"\xff\xd8\xff"]
+    content[starts[3] : starts[3] + 2] = b"xx"
+    path.write_bytes(content)
+    items = read(Dicom(tmp_path / "in", tighten=False))["a"]
+    assert [type(item) for item in items] == [Sample, Sample, Sample, Rejected]
+    assert items[-1].reason.startswith("frame 3: cannot be decoded")
+
+
+def test_colourless_colour_becomes_grey(tmp_path):
+    image = np.repeat(fan()[..., None], 3, axis=-1)
+    make(tmp_path / "in/a", image, SequenceOfUltrasoundRegions=[REGION])
+    assert read(Dicom(tmp_path / "in"))["a"][0].image.ndim == 2
+
+
+def test_deep_pixels_are_scaled_over_what_is_kept(tmp_path):
+    image = fan().astype(np.uint16) * 4  # up to 880 of 65,535
+    image[:20] = 65_535  # a white banner above the region
+    make(tmp_path / "in/a", image, SequenceOfUltrasoundRegions=[REGION])
+    (sample,) = read(Dicom(tmp_path / "in", tighten=False))["a"]
+    assert sample.image.max() == 255
+    assert np.median(sample.image[sample.image > 0]) > 80
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fps": 0.0}, "fps"),
+        ({"regions": "all"}, "regions"),
+        ({"undetected": "no"}, "undetected"),
+        ({"name": ""}, "name"),
+        ({"anatomy": "livre"}, "did you mean 'liver'"),
+    ],
+)
+def test_wrong_options_are_refused(options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        Dicom(tmp_path, **options)
+
+
+def test_listing_refuses_at_once(tmp_path):
+    with pytest.raises(UserError, match="holds no file"):
+        Dicom(tmp_path).units()
+    with pytest.raises(UserError, match="no such folder"):
+        Dicom(tmp_path / "none").units()
+    (tmp_path / "rules.yaml").write_text("rules: [{anatomy: x, any: {codes: [a]}}]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"rules\.yaml: rule 1"):
+        Dicom(tmp_path, rules=tmp_path / "rules.yaml").units()
+
+
+def test_a_whole_cine_is_read_with_one_frame_in_memory(tmp_path, monkeypatch):
+    frames = np.repeat(fan()[None], 50, axis=0)
+    make(tmp_path / "in/a", frames, FrameTime="20", SequenceOfUltrasoundRegions=[REGION])
+    decoded = []
+    original = Frames.decode
+    monkeypatch.setattr(Frames, "decode", lambda self, index: decoded.append(index) or original(self, index))
+    source = Dicom(tmp_path / "in", tighten=False)
+    items = source.read(next(iter(source.units())))
+    next(items)
+    assert decoded == [0]
+    next(items)
+    assert decoded == [0, 25]  # 50 frames/s sampled at 2: nothing between is decoded
+
+
+# ---------------------------------------------------------------- survey and review
+
+
+def test_the_survey_says_what_matched_what(tmp_path):
+    found = survey(Dicom(archive(tmp_path)))
+    assert (found.num_files, found.num_objects, found.num_frames, found.num_stored_frames) == (9, 3, 4, 12)
+    counted = {
+        name.split(None, 1)[-1]: (count.anatomy, count.objects, count.frames) for name, count in found.rules.items()
+    }
+    assert counted == {
+        "thyroid by region": ("thyroid", 1, 2),
+        "liver by exam": ("liver", 1, 1),
+        "rule)": ("other", 1, 1),
+    }
+    assert found.rejected["truncated"] == found.rejected["modality CT, not US"] == 1
+    assert sum(found.rejected.values()) == 6
+    assert found.regions == {"stated": 3}
+    assert found.kinds == {"B-mode": 2, "Doppler": 1}
+    assert found.looked_at == {"kept by regions": 3}
+
+
+def test_the_table_shows_rules_exams_and_reasons(tmp_path):
+    lines = str(Dicom(archive(tmp_path)).survey()).splitlines()
+    assert any("liver by exam" in line and "US LIVER (1)" in line for line in lines)
+    assert any("(no rule)" in line and "other" in line for line in lines)
+    assert any(line.split(None, 1) == ["1", "truncated"] for line in lines)
+
+
+def test_the_survey_counts_what_the_detectors_do(tmp_path):
+    make(tmp_path / "a", fan())
+    make(tmp_path / "b", np.zeros((300, 400), np.uint8))
+    written = fan()
+    cv2.putText(written, "OTTILIE", (150, 180), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1)
+    make(tmp_path / "c", written, SequenceOfUltrasoundRegions=[REGION], BurnedInAnnotation="YES")
+    found = survey(Dicom(tmp_path))
+    assert found.looked_at == {
+        "kept by the detected outline": 1,
+        f"rejected: {area.NOT_SURE}": 1,
+        "kept by regions": 1,
+        "text seen in what is kept": 1,
+        "BurnedInAnnotation is YES": 1,
+    }
+    assert survey(Dicom(tmp_path), num_looked_at=1).looked_at.total() in (1, 3)
+
+
+def test_a_terminal_is_safe_from_descriptions(tmp_path):
+    make(tmp_path / "a", fan(), ProcedureCodeSequence=[code("1", "L", "x")], StudyDescription="liver \x1b[31m red")
+    assert "\x1b" not in str(survey(Dicom(tmp_path)))
+
+
+def test_a_review_shows_what_is_removed_and_finds_files(tmp_path):
+    root, folder = archive(tmp_path / "in"), tmp_path / "review"
+    written = fan()
+    cv2.putText(written, "OTTILIE", (150, 180), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1)
+    make(root / "a/text", written, SequenceOfUltrasoundRegions=[REGION])
+    source = Dicom(root)
+    review = write_review(source, folder)
+    assert (review.num_objects, review.num_flagged, len(review.sheets)) == (4, 1, 1)
+    assert folder.stat().st_mode & 0o077 == 0
+    sheet = cv2.imread(str(review.sheets[0]))
+    assert ((sheet[..., 1] > 200) & (sheet[..., 0] < 50) & (sheet[..., 2] < 50)).sum() > 1000  # green outlines
+    rows = [line.split("\t") for line in (folder / "paths.tsv").read_text(encoding="utf-8").splitlines()]
+    assert dict(rows[1:]) == {unit.name: str(source.path_of(unit)) for unit in source.units()}
+    flagged = (folder / "flagged.tsv").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[1:] for line in flagged[1:]] == [[str(root / "a/text"), "text seen in what is kept"]]
+
+
+def test_review_sheets_never_go_beside_shards(tmp_path):
+    root = archive(tmp_path / "in")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/manifest.json").write_text("{}")
+    for folder in (tmp_path / "corpus", tmp_path / "corpus/review"):
+        with pytest.raises(UserError, match="holds shards"):
+            write_review(Dicom(root), folder)
+
+
+def test_a_review_of_some_objects_draws_that_many(tmp_path):
+    for number in range(15):
+        make(tmp_path / f"in/{number:02d}", fan(seed=number))
+    review = write_review(Dicom(tmp_path / "in"), tmp_path / "review", num_objects=13)
+    assert (review.num_objects, len(review.sheets)) == (13, 2)
+    assert len((tmp_path / "review/paths.tsv").read_text().splitlines()) == 16
+
+
+def test_the_made_objects_are_what_they_claim(tmp_path):
+    data = dcmread(make(tmp_path / "a", fan(), SequenceOfUltrasoundRegions=[REGION]))
+    assert (data.Modality, data.Rows, data.Columns) == ("US", 300, 400)
