@@ -260,7 +260,7 @@ def test_a_run_resumed_at_sample_1_000_000_of_2600_shards_starts_in_no_time(tmp_
     start = time.perf_counter()
     stream = ShardStream(Corpus(tuple(shards), {}), name_and_seed, 64)
     batch = take(stream, 1, start=1_004_032 // 64)
-    assert time.perf_counter() - start < 5  # measured: 0.03 s
+    assert time.perf_counter() - start < 5  # measured: 0.1 s
     assert len(batch[0][0]) == 64
     assert len(opened) == 4
 
