@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arl_lightning.cli import main
-from arl_lightning.data.shards.command import pack_sources
+from arl_lightning.data.packing.command import pack_sources
 
 # Small enough for a second: one batch of four 32 px views a step.
 TINY = [

@@ -40,12 +40,12 @@ class Command(NamedTuple):
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("pretrain",): Command("pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True),
     ("shards", "pack"): Command(
-        "data.shards.command", "shards_pack", "pack data sets, DICOM archives or folders into shards", parses=True
+        "data.packing.command", "shards_pack", "pack data sets, DICOM archives or folders into shards", parses=True
     ),
     ("shards", "verify"): Command("data.shards.verify", "verify", "find what is wrong with packed shards, by name"),
     ("shards", "stats"): Command("data.shards.stats", "stats", "count what shards hold, as a table and a figure"),
     ("shards", "show"): Command("data.shards.show", "show", "draw a shard's images on one sheet"),
-    ("shards", "merge"): Command("data.shards.merge", "merge", "merge packed corpora into one, shuffled anew"),
+    ("shards", "merge"): Command("data.packing.merge", "merge", "merge packed corpora into one, shuffled anew"),
     ("shards", "preflight"): Command(
         "data.shards.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
     ),

@@ -15,7 +15,7 @@ import pytest
 import webdataset
 from small_corpus import Item, make_item, write_corpus
 
-from arl_lightning.data.shards.command import pack_sources
+from arl_lightning.data.packing.command import pack_sources
 from arl_lightning.data.shards.inventory import list_shards
 from arl_lightning.data.shards.tars import walk_entries
 

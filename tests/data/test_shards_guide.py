@@ -9,10 +9,10 @@ import pytest
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.bench import bench
-from arl_lightning.data.shards.command import pack_sources
-from arl_lightning.data.shards.merge import merge
+from arl_lightning.data.packing.command import pack_sources
+from arl_lightning.data.packing.merge import merge
 from arl_lightning.data.shards.preflight import preflight
-from arl_lightning.data.shards.report import DUPLICATES_FILE, HELD_OUT_FILE, REJECTED_FILE
+from arl_lightning.data.packing.report import DUPLICATES_FILE, HELD_OUT_FILE, REJECTED_FILE
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.show import show
 from arl_lightning.data.shards.stats import PICTURE, TABLE, stats

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from arl_lightning.data.anatomy import AnatomyVocabulary
-from arl_lightning.data.shards.spec import load_spec, open_spec
+from arl_lightning.data.packing.spec import load_spec, open_spec
 from arl_lightning.data.sources.registry import SOURCES, source_class
 
 SPECS = Path(__file__).parents[3] / "shards/specs"

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from arl_lightning.data.processes import run_jobs, usable_cores
 from arl_lightning.data.shards.manifest import FILE_NAME, Manifest, ShardInfo
-from arl_lightning.data.shards.processes import run_jobs, usable_cores
 from arl_lightning.errors import UserError
 
 Result = TypeVar("Result")

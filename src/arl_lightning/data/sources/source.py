@@ -1,7 +1,7 @@
 """What every source of images offers: a cheap list of its units of work, and the samples of one unit.
 
 A source is a frozen dataclass: its fields are the root folder and the typed options that a spec or the command line
-may set, and it travels to worker processes whole. It lists, it reads, it never writes; `shards/pack.py` does the rest.
+may set, and it travels to worker processes whole. It lists, it reads, it never writes; `packing/` does the rest.
 """
 
 from collections.abc import Iterable, Iterator

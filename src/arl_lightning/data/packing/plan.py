@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from arl_lightning.data.shards.duplicates import clusters, lookalikes, near_duplicates
+from arl_lightning.data.packing.duplicates import clusters, lookalikes, near_duplicates
 from arl_lightning.errors import UserError
 
 # The generator's streams: one use of the seed from another.
@@ -120,12 +120,12 @@ def make_plan(
     kept = (leaked == 0) & ~dropped
     names = _split_names(sources, options)
     split = _splits(index, alike, names, sources, options)
-    weight = _weights(index, anatomies, sources, options.weights)
+    weight = weights_of(index, anatomies, sources, options.weights)
     orders, copies = {}, {}
     for number, name in enumerate(names):
         members = np.flatnonzero(kept & (split == number))
         # Held-out images are looked at as they are: only the first split, the one that is trained on, is weighted.
-        repeats = _repeats(index["key"][members], weight[members], options.seed) if number == 0 else None
+        repeats = repeats_of(index["key"][members], weight[members], options.seed) if number == 0 else None
         order, copy = shuffle(index, members, repeats, np.random.default_rng((options.seed, ORDER, number)))
         if order.size:
             orders[name], copies[name] = order, copy
@@ -191,9 +191,14 @@ def _joined(group: np.ndarray, alike: np.ndarray) -> np.ndarray:
     return groups[clusters(groups.size, np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))][member]
 
 
-def _weights(
+def weights_of(
     index: np.ndarray, anatomies: Sequence[str], sources: Sequence[PlannedSource], weights: Mapping[str, float]
 ) -> np.ndarray:
+    """Return each image's weight: its source's own, times those of its source's name and its anatomy.
+
+    Raises:
+        UserError: If a weight names neither an anatomy nor a source.
+    """
     known = [*anatomies, *(source.name for source in sources)]
     unknown = [name for name in weights if name not in known]
     if unknown:
@@ -203,7 +208,7 @@ def _weights(
     return by_source[index["source"]] * by_anatomy[index["anatomy"]]
 
 
-def _repeats(key: np.ndarray, weight: np.ndarray, seed: int) -> np.ndarray:
+def repeats_of(key: np.ndarray, weight: np.ndarray, seed: int) -> np.ndarray:
     """Return how often each image is packed: its weight, rounded up or down by a draw that belongs to the image."""
     return np.floor(weight + _uniform(key, seed, COPIES)).astype(np.int64)
 

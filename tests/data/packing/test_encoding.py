@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from arl_lightning.data.shards.encoding import Encoding
+from arl_lightning.data.packing.encoding import Encoding
+from arl_lightning.data.packing.spool import hash64, record_of
 from arl_lightning.data.shards.sample import Sample
-from arl_lightning.data.shards.spool import hash64, record_of
 from arl_lightning.errors import UserError
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import arl_lightning
-from arl_lightning.data.shards.processes import run_jobs
-from arl_lightning.data.shards.spec import Job
-from arl_lightning.data.shards.spool import PartReport, read_report, write_part
+from arl_lightning.data.packing.spec import Job
+from arl_lightning.data.packing.spool import PartReport, read_report, write_part
+from arl_lightning.data.processes import run_jobs
 from arl_lightning.data.sources.source import Unit
 
 # A part ends at whichever comes first: small enough to be lost to a kill, large enough not to be a file an image.

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arl_lightning.data.shards.plan import LEAKED_IMAGE, LEAKED_PATIENT, Options, PlannedSource, make_plan
-from arl_lightning.data.shards.spool import INDEX
+from arl_lightning.data.packing.plan import LEAKED_IMAGE, LEAKED_PATIENT, Options, PlannedSource, make_plan
+from arl_lightning.data.packing.spool import INDEX
 from arl_lightning.errors import UserError
 
 ANATOMIES = ("breast", "lung", "other")

@@ -5,7 +5,6 @@ and gives the same shards whatever the number of processes.
 """
 
 import hashlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from arl_lightning.arguments import positional
-from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards
-from arl_lightning.data.shards.locate import locate_samples
-from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.pack import (
+from arl_lightning.data.packing.locate import locate_samples
+from arl_lightning.data.packing.plan import ORDER, Options, PlannedSource, repeats_of, shuffle, weights_of
+from arl_lightning.data.packing.report import count, human_size
+from arl_lightning.data.packing.spool import read_record
+from arl_lightning.data.packing.work import (
     WORK_FOLDER,
     close_work_folder,
     disk_errors,
@@ -25,10 +25,9 @@ from arl_lightning.data.shards.pack import (
     open_work_folder,
     refuse_other_corpus,
 )
-from arl_lightning.data.shards.plan import ORDER, Options, PlannedSource, _repeats, _weights, shuffle
-from arl_lightning.data.shards.report import count, human_size
-from arl_lightning.data.shards.spool import read_record
-from arl_lightning.data.shards.writer import Contents, write_corpus
+from arl_lightning.data.packing.writer import Contents, check_space, write_corpus
+from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards
+from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.errors import UserError
 
 TRAIN = "train"  # the split that weights apply to, and that corpora without splits join
@@ -118,7 +117,7 @@ def merge(
         open_work_folder(out)
         folder = out / WORK_FOLDER / f"shards-{fingerprint[:16]}"
         forget_others(out / WORK_FOLDER, {folder.name})
-        _check_space(contents, out)
+        check_space(contents, out)
         manifests = write_corpus(out, folder, contents, samples_per_shard, fingerprint, num_processes)
         close_work_folder(out)
     return MergeReport(out, len(shards), manifests, time.perf_counter() - start)
@@ -161,13 +160,13 @@ def _plan(
     split = np.array([names.index(name) for name in splits])[index["file"]]  # (N,)
     if len(names) > 1:
         _refuse_shared(index, split, files)
-    weight = _weights(index, anatomies, [PlannedSource(name) for name in sources], options.weights)
+    weight = weights_of(index, anatomies, [PlannedSource(name) for name in sources], options.weights)
     # Copies are named by their number. The inputs may hold copies of their own, 1, 2, ...: these begin elsewhere.
     first_copy = int(fingerprint[:8], 16) << 16
     orders, copies = {}, {}
     for number, name in enumerate(names):
         members = np.flatnonzero(split == number)
-        repeats = _repeats(index["key"][members], weight[members], options.seed) if name in ("", TRAIN) else None
+        repeats = repeats_of(index["key"][members], weight[members], options.seed) if name in ("", TRAIN) else None
         order, copy = shuffle(index, members, repeats, np.random.default_rng((options.seed, ORDER, number)))
         if order.size:
             orders[name], copies[name] = order, np.where(copy > 0, first_copy + copy, 0)
@@ -204,16 +203,3 @@ def _refuse_shared(index: np.ndarray, split: np.ndarray, files: Sequence[Path]) 
                 f"{field} {record[field]} of {record['source']} stands in {files[first['file']]} and, in another split,"
                 f" in {files[second['file']]}; pack these corpora together, so that they are split together"
             )
-
-
-def _check_space(contents: Contents, out: Path) -> None:
-    """Refuse to write shards that the disk cannot hold, before the first one."""
-    sizes = contents.index["record_size"].astype(np.int64) + contents.index["image_size"] + 1024 + 512
-    needed = sum(int(sizes[order].sum()) for order in contents.orders.values())
-    written = sum(path.stat().st_size for path in out.rglob("*.tar"))
-    free = shutil.disk_usage(out).free
-    if needed > free + written:
-        raise UserError(
-            f"{out}: {human_size(needed)} of shards for {human_size(free)} of free space; make room and run the same"
-            " command again"
-        )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from arl_lightning.data.packing.plan import LEAKED_IMAGE, Plan
+from arl_lightning.data.packing.spool import PartReport, read_record
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.plan import LEAKED_IMAGE, Plan
-from arl_lightning.data.shards.spool import PartReport, read_record
 from arl_lightning.errors import UserError
 
 REJECTED_FILE = "rejected.tsv"

@@ -11,8 +11,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from arl_lightning.data.anatomy import AnatomyVocabulary
-from arl_lightning.data.shards.encoding import Encoding
-from arl_lightning.data.shards.plan import check_splits
+from arl_lightning.data.packing.encoding import Encoding
+from arl_lightning.data.packing.plan import check_splits
 from arl_lightning.data.sources.registry import source_class
 from arl_lightning.data.sources.source import Source
 from arl_lightning.errors import UserError

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from small_corpus import Item, make_item, make_items, write_corpus
 
+from arl_lightning.data.packing.merge import merge
 from arl_lightning.data.shards.inventory import list_shards
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.merge import merge
 from arl_lightning.data.shards.tars import walk_entries
 from arl_lightning.data.shards.verify import verify
 from arl_lightning.errors import UserError
@@ -224,7 +224,7 @@ def test_the_inputs_are_never_written_into(two):
 
 def test_too_small_a_disk_is_told_before_writing(two, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("arl_lightning.data.shards.merge.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"kB of shards for 1\.0 kB of free space"):
         merge(two, tmp_path / "out", processes=1)
 
@@ -232,7 +232,7 @@ def test_too_small_a_disk_is_told_before_writing(two, tmp_path, monkeypatch):
 def test_killed_and_called_again_the_shards_are_the_same(tmp_path):
     folder = write_corpus(tmp_path / "in", make_items(4, 100))
     call = (
-        "from pathlib import Path; from arl_lightning.data.shards.merge import merge;"
+        "from pathlib import Path; from arl_lightning.data.packing.merge import merge;"
         f"merge([Path({str(folder)!r})], Path({str(tmp_path / 'out')!r}), samples_per_shard=1, processes=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.DEVNULL)

@@ -6,6 +6,7 @@ R places in the shards of one split.
 import hashlib
 import json
 import math
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,10 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from arl_lightning.data.packing.report import human_size
+from arl_lightning.data.packing.spool import hash64, save_array, save_json
+from arl_lightning.data.processes import run_jobs
 from arl_lightning.data.shards.manifest import Manifest, ShardInfo
-from arl_lightning.data.shards.processes import run_jobs
-from arl_lightning.data.shards.spool import hash64, save_array, save_json
 from arl_lightning.errors import UserError
 
 SHARD_PATTERN = "shard-*.tar"
@@ -114,6 +116,23 @@ def write_corpus(
                 job.draft.replace(job.place)
         manifests[split].save(out / split)
     return manifests
+
+
+def check_space(contents: Contents, out: Path) -> None:
+    """Refuse to write shards that the disk cannot hold, before the first one.
+
+    Raises:
+        UserError: If there is too little space.
+    """
+    # Two headers and, on average, two halves of a block to fill up.
+    sizes = contents.index["record_size"].astype(np.int64) + contents.index["image_size"] + 3 * tarfile.BLOCKSIZE
+    needed = sum(int(sizes[order].sum()) for order in contents.orders.values())
+    free = shutil.disk_usage(out).free + sum(path.stat().st_size for path in out.rglob(f"*{SHARD_PATTERN}"))
+    if needed > free:
+        raise UserError(
+            f"{out}: {human_size(needed)} of shards for {human_size(free)} of free space; make room and run the same"
+            " command again, it goes on from here"
+        )
 
 
 def _jobs(out: Path, work: Path, split: str, num_places: int, samples_per_shard: int) -> list[_Job]:

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from arl_lightning.data.shards.duplicates import DETAIL, perceptual_hashes
-from arl_lightning.data.shards.encoding import Encoding
+from arl_lightning.data.packing.duplicates import DETAIL, perceptual_hashes
+from arl_lightning.data.packing.encoding import Encoding
 from arl_lightning.data.shards.sample import Record, Rejected, Sample
 from arl_lightning.data.sources.source import Source, Unit
 from arl_lightning.errors import UserError

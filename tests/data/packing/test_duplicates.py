@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from arl_lightning.data.shards import duplicates
-from arl_lightning.data.shards.duplicates import (
+from arl_lightning.data.packing import duplicates
+from arl_lightning.data.packing.duplicates import (
     COARSE_BITS,
     clusters,
     lookalikes,

@@ -11,10 +11,10 @@ from operator import attrgetter
 
 import numpy as np
 
+from arl_lightning.data.packing.spool import INDEX, hash64
 from arl_lightning.data.shards.check import KEY, HashedReader
 from arl_lightning.data.shards.inventory import ListedShard, map_shards
 from arl_lightning.data.shards.sample import Record
-from arl_lightning.data.shards.spool import INDEX, hash64
 from arl_lightning.data.shards.tars import RECORD_EXTENSION, Member, TarDamageError, members_fault, walk_members
 from arl_lightning.errors import UserError
 

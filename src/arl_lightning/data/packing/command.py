@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from arl_lightning.arguments import new_parser, normalised, positional
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
-from arl_lightning.data.shards.encoding import Encoding
-from arl_lightning.data.shards.pack import pack
-from arl_lightning.data.shards.plan import Options
-from arl_lightning.data.shards.spec import Job, Spec, load_spec, open_spec
+from arl_lightning.data.packing.encoding import Encoding
+from arl_lightning.data.packing.pack import pack
+from arl_lightning.data.packing.plan import Options
+from arl_lightning.data.packing.spec import Job, Spec, load_spec, open_spec
 from arl_lightning.data.sources.registry import source_class
 from arl_lightning.errors import UserError
 
