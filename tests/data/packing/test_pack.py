@@ -496,9 +496,12 @@ def test_the_command_line_takes_patterns_as_people_type_them(tmp_path, exclude):
 
 def test_a_dry_run_packs_nothing(tmp_path):
     root = make_images(tmp_path / "in", 3)
-    words = ["--source=folder", f"--root={root}", "--anatomy=lung", f"--out={tmp_path / 'out'}", "--dry-run"]
-    assert shards_pack(words) == "in: 3 files would be read"
+    words = ["--source=folder", f"--root={root}", "--anatomy=lung"]
+    assert shards_pack([*words, f"--out={tmp_path / 'out'}", "--dry-run"]) == "in: 3 files would be read"
     assert not (tmp_path / "out").exists()
+    assert shards_pack([*words, "--dry-run"]) == "in: 3 files would be read"
+    with pytest.raises(UserError, match="--out: missing"):
+        shards_pack(words)
 
 
 def test_real_images_are_packed_at_their_short_side(tmp_path, ultrasound_data):

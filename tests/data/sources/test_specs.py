@@ -48,8 +48,8 @@ def test_a_spec_opens_its_source(name, tmp_path):
         assert getattr(job.source, option) in (given, Path(str(given)))
 
 
-def test_there_is_a_spec_for_every_released_set_and_for_nothing_else():
-    assert sorted(path.stem for path in SPECS.glob("*.yaml")) == sorted(RELEASED)
+def test_there_is_a_spec_for_every_released_set_and_one_for_archives():
+    assert sorted(path.stem for path in SPECS.glob("*.yaml")) == sorted([*RELEASED, "dicom"])
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -14,6 +14,8 @@ from arl_lightning.data.packing.spec import Job, Spec, load_spec, open_spec
 from arl_lightning.data.sources.registry import source_class
 from arl_lightning.errors import UserError
 
+MAX_BAD_SHARE = 0.05
+
 # What of a downstream set must stay out of a corpus: the images that results are reported on. A set without an official
 # split is held out whole.
 HELD_OUT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -53,7 +55,7 @@ def _named_source(arguments: Sequence[str]) -> type[Any] | None:
 
 @positional("specs")
 def pack_sources(
-    out: Path,
+    out: Path | None = None,
     specs: list[Path] = [],  # noqa: B006 (read only; jsonargparse shows it in --help)
     source: str | None = None,
     root: Path | None = None,
@@ -70,7 +72,7 @@ def pack_sources(
     samples_per_shard: int = 2000,
     seed: int = 0,
     processes: int | None = None,
-    max_bad_share: float = 0.05,
+    max_bad_share: float | None = None,
     anatomies: list[str] = list(ANATOMIES),  # noqa: B006
     dry_run: bool = False,
     options: dict[str, Any] = {},  # noqa: B006
@@ -80,7 +82,7 @@ def pack_sources(
     Stopped at any time and called again it goes on where it stopped.
 
     Args:
-        out: Folder for the shards; must hold no other corpus.
+        out: Folder for the shards; must hold no other corpus. Needed but for a dry run.
         specs: Files that say what is packed and how, such as those in shards/specs; or give --source.
         source: One source, whose options then follow, e.g. `folder`, `dicom` or `phantom`.
         root: Folder of the data set; with several specs the folder that holds them all.
@@ -100,7 +102,8 @@ def pack_sources(
         samples_per_shard: The most images of one shard.
         seed: Of the shuffle, the splits and the weights, and of the phantom.
         processes: How many work at once, by default one for each core; the shards do not depend on it.
-        max_bad_share: Give up if more than this share of the files cannot be read.
+        max_bad_share: Give up if more than this share of the files cannot be read; 0.05 by default, for DICOM archives,
+            which hold much that is no ultrasound, 1.
         anatomies: A vocabulary of your own, the same as `--model.anatomies` in pretraining.
         dry_run: Say what would be packed, and how anatomies were told, without packing.
         options: Those of --source.
@@ -127,7 +130,11 @@ def pack_sources(
     jobs = [_job(open_spec(spec, root, len(named) == 1, vocabulary, where), encoding) for where, spec in named]
     if dry_run:
         return "\n\n".join(survey(job) for job in jobs)
+    if out is None:
+        raise UserError("--out: missing; name the folder for the shards")
     held_out = [_held_out(task, vocabulary) for task in exclude_task]
+    if max_bad_share is None:
+        max_bad_share = 1.0 if any(spec.source == "dicom" for _, spec in named) else MAX_BAD_SHARE
     return str(
         pack(
             jobs, out, held_out, Options(seed, splits, weights, drop_duplicates, duplicate_distance),

@@ -1,6 +1,6 @@
 """Draws what a corpus holds: images by anatomy (the paper's Figure 1c) and source, their sizes, images of a patient."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +70,15 @@ def draw_corpus(report: StatsReport) -> Figure:
         axis.xaxis.label.set_size(FONT)
         axis.yaxis.label.set_size(FONT)
     shards = (
-        f"{report.num_samples:,} ultrasound images of {len(report.anatomies)} anatomies from {len(sources)} sources"
+        f"{report.num_samples:,} ultrasound images of {_numbered(report.anatomies, 'anatomy', 'anatomies')}"
+        f" from {_numbered(sources, 'source', 'sources')}"
     )
     figure.suptitle(shards, fontsize=FONT + 4)
     return figure
+
+
+def _numbered(things: Sized, one: str, several: str) -> str:
+    return f"{len(things)} {one if len(things) == 1 else several}"
 
 
 def anatomy_colours(names: Sequence[str]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class BusBra:
             UserError: If the folder is not this data set, or its table lacks a column.
         """
         require(self.root, ["Images", TABLE], "BUS-BRA", WHERE)
-        rows = read_csv(self.root / TABLE, ["ID", "Case"])
+        rows = read_csv(self.root / TABLE, ["ID", "Case"], where=WHERE)
         return table_units(self.root, "Images", {f"{row['ID'].strip()}.png": row["Case"].strip() for row in rows})
 
     def read(self, unit: Unit) -> Iterator[Sample | Rejected]:

@@ -63,7 +63,7 @@ class BusUclm:
         """
         require(self.root, ["images", TABLE], "BUS-UCLM", WHERE)
         flags = [flag.capitalize() for flag in self.leave_out]
-        rows = read_csv(self.root / TABLE, ["Image", *flags], delimiter=";")
+        rows = read_csv(self.root / TABLE, ["Image", *flags], delimiter=";", where=WHERE)
         flagged = {row["Image"].strip() for row in rows if any(row[flag].strip().lower() == "yes" for flag in flags)}
         patients = {name: name.split("_")[0] for name in (row["Image"].strip() for row in rows)}
         units = table_units(self.root, "images", patients)

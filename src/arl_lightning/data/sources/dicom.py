@@ -31,29 +31,37 @@ DOPPLER = "doppler"
 
 @dataclass(frozen=True)
 class Dicom:
-    """Ultrasound objects under a folder, or those that a DICOMDIR lists.
-
-    Layout: any. Every file counts but hidden ones and DICOMDIRs; Ultrasound Image and Ultrasound Multi-frame Image
-    Storage are read, secondary captures by option. What else is there (other modalities, reports, damaged and encrypted
-    files) comes out as a `Rejected` with its reason.
+    """Ultrasound objects under a folder, or those that a DICOMDIR lists, de-identified.
 
     Nothing of an object leaves it but pixels of ultrasound, an anatomy, the probe's type, the pixels' size, and keyed
     hashes: `patient` (of Patient ID and its issuer; of the study's UID where there is no ID), `video` (of the object's
     UID), and the unit's name (of the path, which may hold a patient's name). The key comes from `ARL_DEID_KEY` or
-    `key_file`, in each process anew; it is no field, so that a pickle of the source does not hold it. A unit's `path`
-    and a `Rejected.path` are that hash too, and `details` is the path sealed with the key, beside a hash
+    `key_file`, in each process anew; it is no field, so that a pickle of the source does not hold it.
+
+    A unit's `path` and a `Rejected.path` are that hash too, and `details` is the path sealed with the key, beside a hash
     that changes with the file and the rules: a list of rejected files, a progress bar and whatever packing leaves
-    behind when it is killed tell no path. `data/dicom/review.py` writes the
-    table from hashes to paths, into a folder that stays inside of the institution.
+    behind when it is killed tell no path. `path_of` opens a seal; `data/dicom/review.py` writes the table from hashes
+    to paths, into a folder that stays inside of the institution. Units come in the order of their paths.
 
-    Units come in the order of their paths.
+    Layout:
+        Any. Every file counts but hidden ones and DICOMDIRs; Ultrasound Image and Ultrasound Multi-frame Image Storage
+        are read, secondary captures by option. What else is there (other modalities, reports, damaged and encrypted
+        files) comes out as a `Rejected` with its reason. Structures: DICOM PS3.3 C.8.5.5 (regions), C.8.5.6
+        (ultrasound image), C.7.6.5 (cine); PS3.5 (encodings).
 
-    Citation, licence, where to ask: those of the institution that owns the archive; docs/dicom.md is its guide.
-    Structures: DICOM PS3.3 C.8.5.5 (regions), C.8.5.6 (ultrasound image), C.7.6.5 (cine), PS3.5 (encodings).
+    Citation:
+        That of the institution that owns the archive.
 
-    Known faults: text inside of a region stays there unless `tighten` cuts it off or `reject_text` sees it; a patient
-    who has two IDs has two hashes; Doppler is told by regions, or Image Type where there are none, and is B-mode where
-    neither says it.
+    Licence:
+        Theirs to grant, and the ethics board's; docs/dicom.md is their guide.
+
+    Access:
+        Inside of the institution, where the key stays too.
+
+    Faults:
+        Text inside of a region stays there unless `tighten` cuts it off or `reject_text` sees it. A patient who has two
+        IDs has two hashes. Doppler is told by regions, or by Image Type where there are none, and counts as B-mode where
+        neither says it. Damage of compressed pixels that a decoder does not notice stays in the picture.
 
     Attributes:
         root: The folder, or a DICOMDIR file.

@@ -66,7 +66,7 @@ class EchoNetDynamic:
         check_fps(self.fps)
         check_choices("splits", self.splits, SPLITS)
         require(self.root, (TABLE, "Videos"), "EchoNet-Dynamic", WHERE)
-        rows = read_csv(self.root / TABLE, ("FileName", "Split"))
+        rows = read_csv(self.root / TABLE, ("FileName", "Split"), where=WHERE)
         stems = {
             row["FileName"].strip().removesuffix(".avi")
             for row in rows

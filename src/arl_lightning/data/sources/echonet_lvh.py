@@ -69,7 +69,7 @@ class EchoNetLvh:
         check_fps(self.fps)
         check_choices("splits", self.splits, SPLITS)
         require(self.root, (TABLE, *BATCHES), "EchoNet-LVH", WHERE)
-        rows = read_csv(self.root / TABLE, ("HashedFileName", "split"))
+        rows = read_csv(self.root / TABLE, ("HashedFileName", "split"), where=WHERE)
         wanted = {
             row["HashedFileName"].strip().removesuffix(".avi")
             for row in rows

@@ -71,7 +71,7 @@ class Hc18:
         return sorted((unit for part in self.parts for unit in self._part_units(part)), key=lambda unit: unit.name)
 
     def _part_units(self, part: str) -> Iterator[Unit]:
-        rows = read_csv(self.root / PARTS[part], ("filename", PIXEL_SIZE))
+        rows = read_csv(self.root / PARTS[part], ("filename", PIXEL_SIZE), where=WHERE)
         spacings = {row["filename"].strip(): _spacing_mm(row.get(PIXEL_SIZE, "")) for row in rows}
         for filename in {path.name for path in (self.root / part).iterdir()} | set(spacings):
             match = IMAGE_NAME.fullmatch(filename)

@@ -30,29 +30,34 @@ def require(root: Path, entries: Sequence[str], data_set: str, where: str) -> No
         )
 
 
-def read_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
+def read_csv(path: Path, columns: Sequence[str], where: str, delimiter: str = ",") -> list[dict[str, str]]:
     """Read a table with a header row; a column's name is matched without regard to case and outer blanks.
 
     Args:
         path: The file, UTF-8 with or without a byte-order mark.
         columns: Names that must be there; rows are keyed by these spellings, and by the file's for other columns.
+        where: Where to ask for the data set, for the message.
         delimiter: Between two fields.
 
     Raises:
         UserError: If the file is missing, is no such table or lacks a column.
     """
     if not path.is_file():
-        raise UserError(f"{path}: missing; copy the data set's table there, or download the set again")
+        raise UserError(f"{path}: missing; copy the data set's table there, or download the set again ({where})")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file, delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table of comma-separated text ({error}); download it again") from error
+        raise UserError(
+            f"{path}: not a table of comma-separated text ({error}); download it again ({where})"
+        ) from error
     if not rows:
-        raise UserError(f"{path}: empty; download it again")
+        raise UserError(f"{path}: empty; download it again ({where})")
     spelling = {column.strip().lower(): column for column in columns}
     header = [spelling.get(name.strip().lower(), name.strip()) for name in rows[0]]
     lacking = [column for column in columns if column not in header]
     if lacking:
-        raise UserError(f"{path}: has no column '{lacking[0]}', only {', '.join(header)}; is it this data set's table?")
+        raise UserError(
+            f"{path}: has no column '{lacking[0]}', only {', '.join(header)}; is it this data set's table? ({where})"
+        )
     return [dict(zip(header, row, strict=False)) for row in rows[1:] if any(field.strip() for field in row)]

@@ -88,7 +88,7 @@ class Pocus:
                 `files` names a file that is not there, or nothing is left to read.
         """
         require(self.root, [TABLE, *FOLDERS], "POCUS", WHERE)
-        rows = _Rows(read_csv(self.root / TABLE, [NAME, LICENCE, PROBE, GENDER, PATIENT, AFTER_PATIENT]))
+        rows = _Rows(read_csv(self.root / TABLE, [NAME, LICENCE, PROBE, GENDER, PATIENT, AFTER_PATIENT], where=WHERE))
         rows.check_licences(self.licences, self.root / TABLE)
         paths = self._named(sorted(path for folder in FOLDERS for path in find_media(self.root / folder)))
         units = [self._unit(path, rows) for path in paths if rows.allows(path, self.licences)]

@@ -79,7 +79,7 @@ class ThyroidCine:
             UserError: If the folder is not this data set, or a table or an array is missing or malformed.
         """
         require(self.root, [FRAMES, TABLE], "the thyroid ultrasound cine-clips", WHERE)
-        patients = _patients(read_csv(self.root / TABLE, ["annot_id", "age", "sex"]))
+        patients = _patients(read_csv(self.root / TABLE, ["annot_id", "age", "sex"], where=WHERE))
         clips = _clips(self.root / FRAMES)
         return [
             Unit(clip, self.root / FRAMES, {"patient": patients.get(clip), "rows": clips.get(clip, [])[:: self.every]})
