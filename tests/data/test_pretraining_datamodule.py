@@ -270,9 +270,17 @@ def test_setup_refuses_too_few_shards(folder):
         make_data(folder, num_workers=5).setup()
 
 
-def test_other_channels_are_refused(folder):
-    with pytest.raises(UserError, match=r"data.in_chans: 2"):
-        make_data(folder, in_chans=2)
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"in_chans": 2}, "data.in_chans: 2 is neither"),
+        ({"max_bad_share": 1.5}, "data.max_bad_share: 1.5 must be 0 to 1"),
+        ({"read_retries": -1}, "data.read_retries: -1 must be at least 0"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(folder, argument, message):
+    with pytest.raises(UserError, match=message):
+        make_data(folder, **argument)
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped")

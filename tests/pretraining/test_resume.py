@@ -70,6 +70,17 @@ def test_other_kinds_of_step_continue_too(shards, tmp_path, changes):
     check(straight, resumed, changes.get("accumulate", 1))
 
 
+def test_a_stopped_run_continues_with_other_workers_on_what_is_left_of_the_epoch(shards, tmp_path):
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=STOP, save_top_k=-1)
+    _, straight = run(shards, 0, [saver])
+    _, resumed = run(shards, 2, ckpt_path=tmp_path / f"step={STOP}.ckpt", seed=1)
+    # 24 samples in batches of 4: the six steps are one epoch.
+    assert resumed.keys != straight.keys[STOP:]
+    left = {key for batch in straight.keys[STOP:] for key in batch}
+    assert {key for batch in resumed.keys for key in batch} == left
+    assert len(left) == 12
+
+
 def test_a_run_repeats_itself_and_another_seed_does_not(shards):
     first, again, other = run(shards)[0], run(shards)[0], run(shards, seed=1)[0]
     assert same(first, again)

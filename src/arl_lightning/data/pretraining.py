@@ -109,6 +109,8 @@ class PretrainingDataModule(pl.LightningDataModule):
         for name, smallest in LEAST.items():
             if locals()[name] < smallest:
                 raise UserError(f"data.{name}: {locals()[name]} must be at least {smallest}")
+        if not 0 <= max_bad_share <= 1:
+            raise UserError(f"data.max_bad_share: {max_bad_share} must be 0 to 1")
         if in_chans not in (1, 3):
             raise UserError(f"data.in_chans: {in_chans} is neither 1 (grey) nor 3 (RGB)")
         self.folders = _listed(shards)
