@@ -38,8 +38,8 @@ class Dicom:
     UID), and the unit's name (of the path, which may hold a patient's name). The key comes from `ARL_DEID_KEY` or
     `key_file`, in each process anew; it is no field, so that a pickle of the source does not hold it.
 
-    A unit's `path` and a `Rejected.path` are that hash too, and `details` is the path sealed with the key, beside a hash
-    that changes with the file and the rules: a list of rejected files, a progress bar and whatever packing leaves
+    A unit's `path` and a `Rejected.path` are that hash too, and `details` is the path sealed with the key, beside a
+    hash that changes with the file and the rules: a list of rejected files, a progress bar and whatever packing leaves
     behind when it is killed tell no path. `path_of` opens a seal; `data/dicom/review.py` writes the table from hashes
     to paths, into a folder that stays inside of the institution. Units come in the order of their paths.
 
@@ -60,8 +60,8 @@ class Dicom:
 
     Faults:
         Text inside of a region stays there unless `tighten` cuts it off or `reject_text` sees it. A patient who has two
-        IDs has two hashes. Doppler is told by regions, or by Image Type where there are none, and counts as B-mode where
-        neither says it. Damage of compressed pixels that a decoder does not notice stays in the picture.
+        IDs has two hashes. Doppler is told by regions, or by Image Type where there are none, and counts as B-mode
+        where neither says it. Damage of compressed pixels that a decoder does not notice stays in the picture.
 
     Attributes:
         root: The folder, or a DICOMDIR file.
