@@ -74,6 +74,12 @@ def test_the_best_setting_is_the_most_frugal_of_the_fastest():
     assert report(*settings, Setting(8, 2, 1500, 1, 0)).best.workers == 8
 
 
+def test_no_workers_are_the_best_only_where_nothing_else_was_tried():
+    alone, one = Setting(0, 0, 800, 1, 0.3), Setting(1, 2, 750, 1, 0)
+    assert report(alone, one).best == one
+    assert report(alone).best == alone
+
+
 def test_shares_of_the_limit_by_hand():
     # Decoding alone takes 0.8 ms: 1,250 a second a core.
     alone, four, many = Setting(0, 0, 625, 1, 0), Setting(4, 2, 2500, 1, 0), Setting(16, 2, 2500, 1, 0)

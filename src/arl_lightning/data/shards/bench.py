@@ -75,9 +75,13 @@ class BenchReport:
 
     @property
     def best(self) -> Setting:
-        """The fastest setting, or the most frugal one as fast."""
-        fastest = max(setting.images_per_second for setting in self.settings)
-        as_fast = [setting for setting in self.settings if setting.images_per_second >= AS_FAST * fastest]
+        """The fastest setting, or the most frugal one as fast; without workers only if nothing else was tried.
+
+        Without workers, every step of training waits for its batch, however fast that is made.
+        """
+        candidates = [setting for setting in self.settings if setting.workers] or self.settings
+        fastest = max(setting.images_per_second for setting in candidates)
+        as_fast = [setting for setting in candidates if setting.images_per_second >= AS_FAST * fastest]
         return min(as_fast, key=lambda setting: (setting.workers, setting.prefetch))
 
     def __str__(self) -> str:
