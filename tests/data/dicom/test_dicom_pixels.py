@@ -18,6 +18,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
@@ -114,6 +115,17 @@ def test_frames_in_several_fragments_are_told_apart(tmp_path):
         path = make(tmp_path / "many.dcm", np.stack(images), **attributes)
         for index in range(3):
             np.testing.assert_array_equal(rendered(path, index), single[index])
+
+
+def test_a_still_in_several_fragments_is_joined(tmp_path):
+    image = smooth_colour()[..., 0]
+    whole = rendered(make(tmp_path / "one.dcm", image, **jpeg([image])))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95)
+    for has_bot in (True, False):
+        data = encapsulate([buffer.getvalue()], fragments_per_frame=4, has_bot=has_bot)
+        path = make(tmp_path / "many.dcm", image, JPEGBaseline8Bit, PixelData=data)
+        np.testing.assert_array_equal(rendered(path), whole)
 
 
 def test_frames_are_found_without_a_table_of_offsets(tmp_path):
@@ -240,6 +252,12 @@ def test_a_window_maps_deep_greys(tmp_path):
     image[0, :5] = 0, 50, 100, 150, 4000
     path = make(tmp_path / "a.dcm", image, WindowCenter="100.5", WindowWidth="101")
     assert rendered(path)[0, :5].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_deep_monochrome1_is_inverted_after_its_window(tmp_path):
+    image = np.full((40, 40), 50, np.uint16)
+    attributes = {"WindowCenter": "100.5", "WindowWidth": "101", "PhotometricInterpretation": "MONOCHROME1"}
+    assert rendered(make(tmp_path / "a.dcm", image, **attributes))[0, 0] == 255
 
 
 def test_rescaling_comes_before_the_window(tmp_path):

@@ -26,9 +26,10 @@ def key(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
 
 
-def read(source):
-    """Return what each file gives, by its name."""
-    return {source.path_of(unit).name: list(source.read(unit)) for unit in source.units()}
+def read(source, *names):
+    """Return what each file gives, by its name; of these files alone where some are named."""
+    paths = [(source.path_of(unit).name, unit) for unit in source.units()]
+    return {name: list(source.read(unit)) for name, unit in paths if not names or name in names}
 
 
 # ---------------------------------------------------------------- real objects
@@ -75,7 +76,8 @@ def test_one_real_picture_in_three_encodings_decodes_alike(ultrasound_data):
 
 
 def test_one_real_picture_by_plane_and_by_pixel_is_the_same(ultrasound_data):
-    plane, pixel = (read(Dicom(ultrasound_data / "dicom"))[f"color-{kind}.dcm"][0] for kind in ("pl", "px"))
+    found = read(Dicom(ultrasound_data / "dicom"), "color-pl.dcm", "color-px.dcm")
+    (plane,), (pixel,) = found.values()
     np.testing.assert_array_equal(plane.image, pixel.image)
     assert plane.image.ndim == 3
 
@@ -96,8 +98,9 @@ def test_lossless_jpeg_and_a_segmented_palette_of_16_bits_decode(ultrasound_data
 
 
 def test_the_corner_text_of_a_real_region_is_cut_off(ultrasound_data):
-    (loose,) = read(Dicom(ultrasound_data / "dicom", tighten=False))["JPGLosslessP14SV1_1s_1f_8b.dcm"]
-    (tight,) = read(Dicom(ultrasound_data / "dicom"))["JPGLosslessP14SV1_1s_1f_8b.dcm"]
+    name = "JPGLosslessP14SV1_1s_1f_8b.dcm"
+    (loose,) = read(Dicom(ultrasound_data / "dicom", tighten=False), name)[name]
+    (tight,) = read(Dicom(ultrasound_data / "dicom"), name)[name]
     assert loose.image.shape == (721, 997)
     assert loose.image[40:80, 40:220].max() == 255  # "Asc Ao Diam 3.3 cm"
     assert tight.image.shape[0] < 520
@@ -106,7 +109,8 @@ def test_the_corner_text_of_a_real_region_is_cut_off(ultrasound_data):
 
 
 def test_real_text_is_refused_by_option(ultrasound_data):
-    found = read(Dicom(ultrasound_data / "dicom", reject_text=True))
+    source = Dicom(ultrasound_data / "dicom", reject_text=True)
+    found = read(source, "OBXXXX1A_rle.dcm", "JPGLosslessP14SV1_1s_1f_8b.dcm")
     assert [item.reason for item in found["OBXXXX1A_rle.dcm"]] == [area.TEXT_SEEN]
     assert isinstance(found["JPGLosslessP14SV1_1s_1f_8b.dcm"][0], Sample)
 
@@ -182,9 +186,30 @@ def test_a_cine_with_a_damaged_frame_gives_the_frames_before_it(tmp_path):
     starts = [place for place in range(len(content)) if content[place : place + 3] == b"\xff\xd8\xff"]
     content[starts[3] : starts[3] + 2] = b"xx"
     path.write_bytes(content)
-    items = read(Dicom(tmp_path / "in", tighten=False))["a"]
-    assert [type(item) for item in items] == [Sample, Sample, Sample, Rejected]
-    assert items[-1].reason.startswith("frame 3: cannot be decoded")
+    for tighten in (False, True):
+        items = read(Dicom(tmp_path / "in", tighten=tighten))["a"]
+        assert [type(item) for item in items] == [Sample, Sample, Sample, Rejected]
+        assert items[-1].reason.startswith("frame 3: cannot be decoded")
+
+
+def test_a_cine_of_damaged_frames_is_refused(tmp_path):
+    frames = np.stack([fan(seed=seed) for seed in range(3)])
+    path = make(tmp_path / "in/a", frames, SequenceOfUltrasoundRegions=[REGION], **jpeg(frames))
+    path.write_bytes(path.read_bytes().replace(b"\xff\xd8\xff", b"xxx"))
+    (item,) = read(Dicom(tmp_path / "in"))["a"]
+    assert item.reason.startswith("cannot be decoded")
+
+
+def test_the_text_of_a_strange_error_does_not_become_a_reason(tmp_path, monkeypatch):
+    make(tmp_path / "in/a", fan(), SequenceOfUltrasoundRegions=[REGION])
+
+    def fail(*_):
+        raise ValueError("Quesnel^Ottilie is no number")
+
+    monkeypatch.setattr(Frames, "render", fail)
+    source = Dicom(tmp_path / "in")
+    assert [item.reason for item in read(source)["a"]] == ["damaged (ValueError)"]
+    assert "Quesnel" not in str(survey(source))
 
 
 def test_colourless_colour_becomes_grey(tmp_path):

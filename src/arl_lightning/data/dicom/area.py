@@ -80,14 +80,26 @@ class Look:
 
     @property
     def images(self) -> list[np.ndarray]:
-        """Frames spread over the cine, the still itself."""
+        """Frames spread over the cine but for damaged ones, the still itself.
+
+        Raises:
+            UnreadableError: If none of them can be decoded.
+        """
         if not self._images:
             frames = self._frames
             at_most = max(1, min(LOOKED_AT, frames.num_frames, LOOKED_AT_BYTES // (frames.height * frames.width)))
-            for index in np.unique(np.linspace(0, frames.num_frames - 1, at_most).astype(int)):
-                image = frames.render(frames.decode(int(index)))
-                self._images.append(image if image.ndim == 2 else image.max(axis=-1))
+            indices = np.unique(np.linspace(0, frames.num_frames - 1, at_most).astype(int))
+            self._images = [image for index in indices if (image := self._brightest(int(index))) is not None]
+            if not self._images:
+                frames.decode(0)  # tells what is wrong with it
         return self._images
+
+    def _brightest(self, index: int) -> np.ndarray | None:
+        try:
+            image = self._frames.render(self._frames.decode(index))
+        except UnreadableError:
+            return None
+        return image if image.ndim == 2 else image.max(axis=-1)
 
     def outline(self, box: Box, strict: bool) -> np.ndarray | None:
         """Return the mask, bool (h, w), of the ultrasound within a box, None where the detector is not sure."""
