@@ -14,7 +14,7 @@ from tiny_shards import write_shards
 from arl_lightning.data.seeds import sample_seed
 from arl_lightning.data.shards import reader
 from arl_lightning.data.shards.damage import MIN_JUDGED, DamageReport
-from arl_lightning.data.shards.epoch import CHUNK
+from arl_lightning.data.shards.epoch import CHUNK, Piece, Segment
 from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.data.shards.storage import Shard
 from arl_lightning.errors import UserError
@@ -99,6 +99,25 @@ def test_a_run_resumed_while_a_shard_is_lost_continues_the_same_stream(folder, s
     remove(folder / "shard-000002.tar")
     straight = take(stream, start + 4)
     assert take(stream, 4, start) == straight[start:]
+
+
+def test_a_shard_is_named_once_however_often_it_is_lost(folder):
+    stream = make_stream(folder, read_retries=0)
+    remove(folder / "shard-000001.tar")
+    with pytest.warns(UserWarning, match="shard-000001.tar: skipped") as caught:
+        take(stream, 36)
+    assert len([each for each in caught if "skipped" in str(each.message)]) == 1
+
+
+def test_a_lost_shard_is_not_tried_again_in_its_epoch(folder):
+    waits: list[float] = []
+    stream = make_stream(folder, sleep=waits.append)
+    first = next(index for index, shard in enumerate(stream.corpus.shards) if "shard-000001" in shard.url)
+    stream.seek(0, Segment(0, 0, (Piece(first, 0, 4), Piece(first, 6, 12))))
+    remove(folder / "shard-000001.tar")
+    with pytest.warns(UserWarning, match="shard-000001.tar: skipped"):
+        list(itertools.islice(stream, 8))
+    assert waits == WAITS
 
 
 def test_a_failure_that_passes_changes_nothing(folder):
