@@ -13,7 +13,7 @@ from arl_lightning.data.dicom.objects import open_object
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.review import write_review
 from arl_lightning.data.dicom.survey import survey
-from arl_lightning.data.shards.sample import Rejected, Sample
+from arl_lightning.data.shards.sample import Flagged, Rejected, Sample
 from arl_lightning.data.sources.dicom import Dicom
 from arl_lightning.errors import UserError
 
@@ -29,7 +29,8 @@ def key(monkeypatch):
 def read(source, *names):
     """Return what each file gives, by its name; of these files alone where some are named."""
     paths = [(source.path_of(unit).name, unit) for unit in source.units()]
-    return {name: list(source.read(unit)) for name, unit in paths if not names or name in names}
+    wanted = [(name, unit) for name, unit in paths if not names or name in names]
+    return {name: [item for item in source.read(unit) if not isinstance(item, Flagged)] for name, unit in wanted}
 
 
 # ---------------------------------------------------------------- real objects
@@ -261,9 +262,28 @@ def test_a_whole_cine_is_read_with_one_frame_in_memory(tmp_path, monkeypatch):
     source = Dicom(tmp_path / "in", tighten=False)
     items = source.read(next(iter(source.units())))
     next(items)
-    assert decoded == [0]
+    # Twelve frames, spread over all of it, are looked at for text.
+    assert decoded[:-1] == np.linspace(0, 49, 12).astype(int).tolist()
+    assert decoded[-1] == 0
     next(items)
-    assert decoded == [0, 25]  # 50 frames/s sampled at 2: nothing between is decoded
+    assert decoded[-1] == 25  # 50 frames/s sampled at 2: nothing between is decoded
+
+
+def test_text_in_what_is_kept_is_flagged_and_packed_or_refused_on_request(ultrasound_data, tmp_path):
+    make(tmp_path / "stated", fan(), SequenceOfUltrasoundRegions=[REGION], BurnedInAnnotation="YES")
+    make(tmp_path / "clean", fan(), SequenceOfUltrasoundRegions=[REGION])
+    found = {}
+    for root, names in ((ultrasound_data / "dicom", ["OBXXXX1A_rle.dcm"]), (tmp_path, ["stated", "clean"])):
+        for refuse in (False, True):
+            source = Dicom(root, reject_text=refuse)
+            for unit in source.units():
+                name = source.path_of(unit).name
+                if name in names:
+                    found[name, refuse] = [(type(item), getattr(item, "reason", "")) for item in source.read(unit)]
+    for name, reason in (("OBXXXX1A_rle.dcm", area.TEXT_SEEN), ("stated", area.TEXT_STATED)):
+        assert found[name, False] == [(Flagged, reason), (Sample, "")]
+        assert found[name, True] == [(Rejected, reason)]
+    assert found["clean", False] == found["clean", True] == [(Sample, "")]
 
 
 # ---------------------------------------------------------------- survey and review

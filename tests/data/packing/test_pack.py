@@ -509,3 +509,37 @@ def test_real_images_are_packed_at_their_short_side(tmp_path, ultrasound_data):
     pack_folder(ultrasound_data / "hc18", tmp_path / "out", "fetal", options, short_side=256)
     assert Manifest.load(tmp_path / "out").anatomies == {"other": 50}
     assert all(min(record["height"], record["width"]) == 256 for record in records(tmp_path / "out"))
+
+
+# ---------------------------------------------------------------- DICOM archives
+
+
+def test_an_archive_is_surveyed_reviewed_and_packed(tmp_path, ultrasound_data, monkeypatch):
+    monkeypatch.setenv("ARL_DEID_KEY", "0123456789abcdef" * 3)
+    words = ["--source=dicom", f"--root={ultrasound_data / 'dicom'}", "--name=site03"]
+    survey = shards_pack([*words, "--dry-run"])
+    assert "13" in survey
+    assert "cardiac" in survey
+    assert "sheets of" in shards_pack([*words, "--review", str(tmp_path / "review")])
+    assert cv2.imread(str(tmp_path / "review/sheet-0000.png")).std() > 10
+    report = shards_pack([*words, f"--out={tmp_path / 'out'}", "--processes=2"])
+    assert Manifest.load(tmp_path / "out").sources == {"site03": 8}
+    assert "rejected   6, listed in" in report
+    flagged = (tmp_path / "out/flagged.tsv").read_text().splitlines()
+    assert flagged[0] == "path\treason"
+    assert len(flagged) > 1
+    assert not any(".dcm" in line for line in flagged + (tmp_path / "out/rejected.tsv").read_text().splitlines())
+
+
+def test_an_archive_without_a_key_is_refused(tmp_path, ultrasound_data, monkeypatch):
+    monkeypatch.delenv("ARL_DEID_KEY", raising=False)
+    words = ["--source=dicom", f"--root={ultrasound_data / 'dicom'}", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match="ARL_DEID_KEY"):
+        shards_pack(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_review_sheets_are_of_archives_alone(tmp_path):
+    root = make_images(tmp_path / "in", 2)
+    with pytest.raises(UserError, match="--review: draws DICOM archives"):
+        shards_pack(["--source=folder", f"--root={root}", "--anatomy=lung", f"--review={tmp_path / 'review'}"])

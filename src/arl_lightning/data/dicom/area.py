@@ -29,8 +29,8 @@ LOOKED_AT_BYTES = 2**26
 
 NOT_SURE = "no usable regions, and the detector is not sure of the outline"
 TEXT_DETECTED = "no usable regions, and text within the detected outline"
-TEXT_SEEN = "burned-in text seen (option reject_text)"
-TEXT_STATED = "BurnedInAnnotation is YES (option reject_text)"
+TEXT_SEEN = "burned-in text seen"
+TEXT_STATED = "BurnedInAnnotation is YES"
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def find_areas(frames: Frames, header: Dataset, options: AreaOptions, look: Look
         areas = [_without_regions(frames, header, doppler, look, options.undetected)]
     for area in areas:
         check_size(area.box.bottom - area.box.top, area.box.right - area.box.left)
-    if options.reject_text:
-        _refuse_text(areas, header, look)
+    if options.reject_text and (flag := text_flag(areas, header, look)):
+        raise UnreadableError(flag)
     return areas
 
 
@@ -181,8 +181,8 @@ def _cropped(area: Area) -> Area:
     return Area(box, None if mask.all() else mask, area.doppler, area.spacing_mm, area.origin)
 
 
-def _refuse_text(areas: list[Area], header: Dataset, look: Look) -> None:
+def text_flag(areas: list[Area], header: Dataset, look: Look) -> str:
+    """Return why a person should look for text in what is kept, nothing where neither header nor pixels suggest it."""
     if states_text(header):
-        raise UnreadableError(TEXT_STATED)
-    if any(look.shows_text(area) for area in areas):
-        raise UnreadableError(TEXT_SEEN)
+        return TEXT_STATED
+    return TEXT_SEEN if any(look.shows_text(area) for area in areas) else ""

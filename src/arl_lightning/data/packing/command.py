@@ -75,6 +75,7 @@ def pack_sources(
     max_bad_share: float | None = None,
     anatomies: list[str] = list(ANATOMIES),  # noqa: B006
     dry_run: bool = False,
+    review: Path | None = None,
     options: dict[str, Any] = {},  # noqa: B006
 ) -> str:
     """Pack images into checksummed WebDataset shards for pretraining.
@@ -106,6 +107,8 @@ def pack_sources(
             which hold much that is no ultrasound, 1.
         anatomies: A vocabulary of your own, the same as `--model.anatomies` in pretraining.
         dry_run: Say what would be packed, and how anatomies were told, without packing.
+        review: Of a DICOM archive: instead of packing, draw what would be kept of a sample of its pictures onto sheets
+            in this folder. They show patients' names.
         options: Those of --source.
 
     Returns:
@@ -130,6 +133,8 @@ def pack_sources(
     jobs = [_job(open_spec(spec, root, len(named) == 1, vocabulary, where), encoding) for where, spec in named]
     if dry_run:
         return "\n\n".join(survey(job) for job in jobs)
+    if review is not None:
+        return draw_review(jobs, review)
     if out is None:
         raise UserError("--out: missing; name the folder for the shards")
     held_out = [_held_out(task, vocabulary) for task in exclude_task]
@@ -167,3 +172,20 @@ def survey(job: Job) -> str:
     if tell is not None:
         return str(tell())
     return f"{job.source.name}: {sum(1 for _ in job.source.units()):,} files would be read"
+
+
+def draw_review(jobs: Sequence[Job], folder: Path) -> str:
+    """Draw review sheets of DICOM archives, each in a folder of its own where there are several.
+
+    Raises:
+        UserError: If a source is no DICOM archive, or the folder cannot be used.
+    """
+    from arl_lightning.data.dicom.review import write_review
+    from arl_lightning.data.sources.dicom import Dicom
+
+    said = []
+    for job in jobs:
+        if not isinstance(job.source, Dicom):
+            raise UserError(f"--review: draws DICOM archives, not {job.source.name}; look at packed shards instead")
+        said.append(str(write_review(job.source, folder / job.source.name if len(jobs) > 1 else folder)))
+    return "\n".join(said)

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
 from arl_lightning.data.packing.plan import Options, PlannedSource, make_plan
-from arl_lightning.data.packing.report import PackReport, refuse_bad_share, write_left_out, write_rejected
+from arl_lightning.data.packing.report import (
+    PackReport,
+    refuse_bad_share,
+    write_flagged,
+    write_left_out,
+    write_rejected,
+)
 from arl_lightning.data.packing.spec import Job
 from arl_lightning.data.packing.spool import read_index
 from arl_lightning.data.packing.staging import Listing, list_parts, read_parts
@@ -79,13 +85,14 @@ def pack(
         rejected = write_rejected(reports, out)
         num_samples = sum(report.num_samples for report in reports)
         refuse_bad_share(rejected, listing.num_units, num_samples, max_bad_share, out)
+        flagged = write_flagged(reports, out)
         contents, lines = _plan(listing, jobs, anatomies, options, out)
         check_space(contents, out)
         manifests = write_corpus(
             out, work / _shards_folder(fingerprint), contents, samples_per_shard, fingerprint, processes
         )
         close_work_folder(out)
-    return PackReport(out, manifests, listing.num_units, rejected, lines, time.perf_counter() - start)
+    return PackReport(out, manifests, listing.num_units, rejected, (*lines, *flagged), time.perf_counter() - start)
 
 
 def _plan(

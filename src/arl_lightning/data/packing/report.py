@@ -14,6 +14,7 @@ from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.errors import UserError
 
 REJECTED_FILE = "rejected.tsv"
+FLAGGED_FILE = "flagged.tsv"
 DUPLICATES_FILE = "duplicates.tsv"
 HELD_OUT_FILE = "held_out.tsv"
 NUM_SHOWN = 10
@@ -90,6 +91,15 @@ def write_rejected(reports: Sequence[PartReport], out: Path) -> Rejections:
     rejected = tuple(item for report in reports for item in report.rejected)
     _write_table(out / REJECTED_FILE, ("path", "reason"), rejected)
     return rejected
+
+
+def write_flagged(reports: Sequence[PartReport], out: Path) -> tuple[str, ...]:
+    """List what a person should look at beside the shards, and return lines for the report."""
+    flagged = [item for report in reports for item in report.flagged]
+    _write_table(out / FLAGGED_FILE, ("path", "reason"), flagged)
+    return (
+        (f"  flagged    {count(len(flagged), 'file')} to look at, listed in {out / FLAGGED_FILE}",) if flagged else ()
+    )
 
 
 def refuse_bad_share(rejected: Rejections, num_units: int, num_samples: int, max_bad_share: float, out: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from arl_lightning.data.packing.duplicates import DETAIL, perceptual_hashes
 from arl_lightning.data.packing.encoding import Encoding
-from arl_lightning.data.shards.sample import Record, Rejected, Sample
+from arl_lightning.data.shards.sample import Flagged, Record, Rejected, Sample
 from arl_lightning.data.sources.source import Source, Unit
 from arl_lightning.errors import UserError
 
@@ -48,6 +48,7 @@ class PartReport:
     num_samples: int
     num_bytes: int
     rejected: tuple[tuple[str, str], ...]  # path, reason
+    flagged: tuple[tuple[str, str], ...] = ()  # likewise
 
 
 def hash64(*words: str) -> int:
@@ -72,24 +73,26 @@ def write_part(
         anatomies: All anatomies, `other` included.
         with_images: False keeps the records alone: the part then serves for comparison only.
     """
-    rows, rejected = [], []
+    rows = []
+    rejected: list[tuple[str, str]] = []
+    flagged: list[tuple[str, str]] = []
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         for unit in units:
             for item in _read(source, unit):
-                if isinstance(item, Rejected):
-                    rejected.append((str(item.path), item.reason))
-                    continue
-                rows.append(_add(item, file, encoding, anatomies, number, source_number, with_images))
+                if isinstance(item, Sample):
+                    rows.append(_add(item, file, encoding, anatomies, number, source_number, with_images))
+                else:
+                    (rejected if isinstance(item, Rejected) else flagged).append((str(item.path), item.reason))
         num_bytes = file.tell()
     temporary.replace(path)
-    report = PartReport(len(rows), num_bytes, tuple(rejected))
+    report = PartReport(len(rows), num_bytes, tuple(rejected), tuple(flagged))
     save_array(path.with_suffix(".npy"), np.array(rows, INDEX))
     save_json(path.with_suffix(".json"), dataclasses.asdict(report))  # last: its presence says that the part is whole
     return report
 
 
-def _read(source: Source, unit: Unit) -> Iterator[Sample | Rejected]:
+def _read(source: Source, unit: Unit) -> Iterator[Sample | Rejected | Flagged]:
     """Yield a unit's items; what a reader did not foresee costs the unit, not the packing of millions of others."""
     try:
         yield from source.read(unit)
@@ -161,8 +164,8 @@ def read_report(path: Path) -> PartReport | None:
     if not report.is_file():
         return None
     content = json.loads(report.read_text(encoding="utf-8"))
-    rejected = tuple((each, reason) for each, reason in content["rejected"])
-    return PartReport(content["num_samples"], content["num_bytes"], rejected)
+    rejected, flagged = (tuple((each, why) for each, why in content[field]) for field in ("rejected", "flagged"))
+    return PartReport(content["num_samples"], content["num_bytes"], rejected, flagged)
 
 
 def read_index(paths: list[Path]) -> np.ndarray:

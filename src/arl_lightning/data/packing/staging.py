@@ -110,7 +110,7 @@ def _grouped(job: Job) -> Iterator[tuple[list[Unit], bytes]]:
     group: list[Unit] = []
     seen: list[tuple[str, str, int, int]] = []
     for unit in job.source.units():
-        size, changed = _state(unit.path)
+        size, changed = (unit.num_bytes, 0) if unit.num_bytes is not None else _state(unit.path)
         group.append(unit)
         seen.append((unit.name, repr(unit.details), size, changed))
         if len(group) == UNITS_PER_PART or sum(entry[2] for entry in seen) >= BYTES_PER_PART:

@@ -48,6 +48,19 @@ class Rejected:
     reason: str
 
 
+@dataclass(frozen=True)
+class Flagged:
+    """A file whose samples are packed, but which a person should look at.
+
+    Attributes:
+        path: The file.
+        reason: Why, in a few words.
+    """
+
+    path: Path
+    reason: str
+
+
 class Record(TypedDict):
     """The `<key>.json` beside every image in a shard.
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
 from arl_lightning.data.dicom.anatomy_rules import Rule, describe, first_match, load_rules, read_rules
-from arl_lightning.data.dicom.area import AreaOptions, Look, find_areas
+from arl_lightning.data.dicom.area import AreaOptions, Look, find_areas, text_flag
 from arl_lightning.data.dicom.deidentify import Secret, resolve_key
 from arl_lightning.data.dicom.identity import patient_hash, probe_type, video_hash
 from arl_lightning.data.dicom.objects import DicomObject, base_folder, find_objects, open_object, reason_of
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.timing import sampled_frames
 from arl_lightning.data.media import UnreadableError, to_grey
-from arl_lightning.data.shards.sample import Rejected, Sample
+from arl_lightning.data.shards.sample import Flagged, Rejected, Sample
 from arl_lightning.data.sources.folder import check_fps
 from arl_lightning.data.sources.source import Unit
 from arl_lightning.errors import UserError
@@ -119,8 +119,11 @@ class Dicom:
             raise UserError(f"{self.root}: holds no file; --root names the archive's folder or its DICOMDIR")
         return (self._unit(path, rules, secret) for path in itertools.chain([first], paths))
 
-    def read(self, unit: Unit) -> Iterator[Sample | Rejected]:
-        """Yield an object's samples, one frame in memory at a time; what is damaged ends it with a `Rejected`."""
+    def read(self, unit: Unit) -> Iterator[Sample | Rejected | Flagged]:
+        """Yield an object's samples, one frame in memory at a time; what is damaged ends it with a `Rejected`.
+
+        A `Flagged` comes first where text seems to stand in what is kept.
+        """
         secret = resolve_key(self.key_file)
         try:
             with open_object(self.path_of(unit, secret), self.secondary_capture) as source:
@@ -158,15 +161,19 @@ class Dicom:
 
     def _unit(self, path: str, rules: str, secret: Secret) -> Unit:
         name = secret.hash("path", path)
-        state = secret.hash("state", *_state(base_folder(self.root) / path), rules)
-        return Unit(name, Path(name), (secret.seal(path), state))
+        size, changed = _state(base_folder(self.root) / path)
+        state = secret.hash("state", str(size), str(changed), rules)
+        return Unit(name, Path(name), (secret.seal(path), state), size)
 
-    def _samples(self, source: DicomObject, unit: Unit, secret: Secret) -> Iterator[Sample]:
+    def _samples(self, source: DicomObject, unit: Unit, secret: Secret) -> Iterator[Sample | Flagged]:
         frames = Frames(source)
         header = source.header
         rule = None if self.anatomy else self.rule_of(source)
         anatomy = self.anatomy or (rule.anatomy if rule else OTHER)
-        areas = find_areas(frames, header, self.area_options, Look(frames))
+        look = Look(frames)
+        areas = find_areas(frames, header, self.area_options, look)
+        if flag := text_flag(areas, header, look):
+            yield Flagged(unit.path, flag)
         patient, probe = patient_hash(header, secret), probe_type(header)
         is_cine = frames.num_frames > 1
         video = (video_hash(header, secret) or unit.name) if is_cine else None
@@ -187,12 +194,12 @@ class Dicom:
                 )
 
 
-def _state(path: Path) -> tuple[str, str]:
+def _state(path: Path) -> tuple[int, int]:
     try:
         state = path.stat()
     except OSError:  # a DICOMDIR may list what is not there; reading tells it
-        return "", ""
-    return str(state.st_size), str(state.st_mtime_ns)
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
 
 
 def _decode(frames: Frames, index: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from arl_lightning.data.shards.sample import Rejected, Sample
+from arl_lightning.data.shards.sample import Flagged, Rejected, Sample
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Unit:
         path: The file that progress, rejections and the check of a resumed packing name.
         details: What listing found out and reading needs (a row of a table, frame numbers, a patient); hashable or
             built of plain tuples, lists, dicts, strings and numbers, as its `repr` tells one packing from another.
+        num_bytes: Size of what is read, where `path` is not the file itself; for sharing out work evenly.
     """
 
     name: str
     path: Path
     details: Any = None
+    num_bytes: int | None = None
 
 
 class Source(Protocol):
@@ -48,6 +50,9 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, unit: Unit) -> Iterator[Sample | Rejected]:
-        """Yield a unit's samples, a `Rejected` for what cannot be read; damage never raises."""
+    def read(self, unit: Unit) -> Iterator[Sample | Rejected | Flagged]:
+        """Yield a unit's samples, a `Rejected` for what cannot be read; damage never raises.
+
+        A `Flagged` tells that a person should look at the unit.
+        """
         ...
