@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from arl_lightning.data.collate import SharedCollate, own
+from arl_lightning.data.collate import Batches, own, stack
 
 SIZE = 4  # samples of a batch
 
@@ -34,9 +34,9 @@ def equal(first: dict, second: dict) -> bool:
 
 
 def make_loader(num_workers: int, prefetch_factor: int) -> DataLoader:
-    collate = SharedCollate(prefetch_factor)
+    batches = Batches(Numbers(), SIZE, prefetch_factor)
     prefetch = prefetch_factor if num_workers else None
-    return DataLoader(Numbers(), SIZE, num_workers=num_workers, prefetch_factor=prefetch, collate_fn=collate)
+    return DataLoader(batches, batch_size=None, num_workers=num_workers, prefetch_factor=prefetch)
 
 
 @pytest.mark.parametrize(("num_workers", "prefetch_factor"), [(0, 2), (1, 1), (1, 2), (2, 3)])
@@ -66,12 +66,21 @@ def test_what_is_not_shared_is_not_copied():
     assert own(batch)["views"] is batch["views"]
 
 
-def test_another_shape_gets_a_buffer_of_its_own(monkeypatch):
-    monkeypatch.setattr("arl_lightning.data.collate.get_worker_info", lambda: object())
-    collate = SharedCollate(0)
-    whole = collate([sample(1), sample(2)])
-    short = collate([sample(3)])
-    assert whole["views"].shape[0] == 2
-    assert short["views"].shape[0] == 1
-    assert whole["views"].is_shared()
-    assert whole["views"].unique().tolist() == [1, 2]
+def test_batches_made_here_have_memory_of_their_own():
+    first, second = itertools.islice(make_loader(0, 2), 2)
+    assert not first["views"].is_shared()
+    assert first["views"].data_ptr() != second["views"].data_ptr()
+
+
+def test_the_last_batch_is_smaller():
+    batches = list(Batches([sample(number) for number in range(6)], SIZE, 2))
+    assert [batch["number"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
+    assert batches[1]["views"].shape == (2, 2, 1, 8, 8)
+    assert list(Batches([], SIZE, 2)) == []
+
+
+def test_a_given_buffer_is_filled():
+    buffer = {"views": torch.full((2, 2, 1, 8, 8), 9, dtype=torch.uint8)}
+    batch = stack([sample(1), sample(2)], 2, buffer)
+    assert batch["views"].data_ptr() == buffer["views"].data_ptr()
+    assert buffer["views"][:, 0, 0, 0, 0].tolist() == [1, 2]

@@ -47,11 +47,10 @@ def test_the_papers_memory_by_hand(make_manifest):
     assert memory.encoded == 80 * 4 * 64 * 110_000
     batch = 128 * (2 * 224**2 + 8 * 96**2)
     assert batch == 22_282_240
-    assert memory.views == 80 * batch
     assert memory.shared == 80 * 3 * batch
     assert memory.taken == 8 * (2 + 10 * 2) * (2**24 + 2**24)  # 12.8 and 9.4 MB, pinned as 16.8 MB each
-    assert memory.total == 15_288_696_832
-    assert "15.29 GB" in str(preflight(folder, **PAPER))
+    assert memory.total == 13_506_117_632
+    assert "13.51 GB" in str(preflight(folder, **PAPER))
     pageable = preflight(folder, **PAPER, pin_memory=False).memory
     assert pageable.taken == 8 * 2 * batch
     assert preflight(folder, **PAPER, in_chans=3, pin_memory=False).memory.taken == 3 * pageable.taken
@@ -80,8 +79,8 @@ def test_few_shards_a_worker_are_pointed_out(make_manifest):
             "workers", 3, 2,
         ),
         ((2600, 2000), {"cores_per_node": 4}, r"4: 8 GPUs need 11, .*: give 11 cores", "cores_per_node", 11, 10),
-        ((2600, 2000), {"memory_per_node": 15.0}, r"need 15.29 GB: give 16 GB", "memory_per_node", 16, 15),
-        ((2600, 2000), {"memory_per_node": 15.0}, r"or use --workers 9 at most", "workers", 9, 10),
+        ((2600, 2000), {"memory_per_node": 13.0}, r"need 13.51 GB: give 14 GB", "memory_per_node", 14, 13),
+        ((2600, 2000), {"memory_per_node": 13.0}, r"or use --workers 9 at most", "workers", 9, 10),
     ],
 )  # fmt: skip
 def test_what_would_starve_or_hang_is_refused_with_the_number_that_would_do(
@@ -115,7 +114,7 @@ def test_more_workers_than_shards_would_allow_are_not_advised_alone(make_manifes
 
 def test_a_batch_too_large_for_the_memory_of_one_worker_is_named(make_manifest):
     given = PAPER | {"workers": 1, "memory_per_node": 1.0}
-    with pytest.raises(UserError, match=r"give 3 GB, or use --batch_size \d+ at most") as refused:
+    with pytest.raises(UserError, match=r"give 2 GB, or use --batch_size \d+ at most") as refused:
         preflight(make_manifest(2600, 2000), **given)
     fitting = int(re.findall(r"--batch_size (\d+)", str(refused.value))[0])
     assert preflight(make_manifest(2600, 2000), **(given | {"batch_size": fitting})).memory.total <= 1e9

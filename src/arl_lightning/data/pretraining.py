@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.batch import PretrainingBatch
-from arl_lightning.data.collate import SharedCollate
+from arl_lightning.data.collate import Batches
 from arl_lightning.data.loader import EndlessLoader
 from arl_lightning.data.shards.cache import Cache
 from arl_lightning.data.shards.corpus import Corpus
@@ -210,11 +210,10 @@ class PretrainingDataModule(pl.LightningDataModule):
         )
         # Not persistent: the loader is iterated once in a run, and its workers live as long as that.
         loader = DataLoader(
-            stream,
-            batch_size=self.batch_size,
+            Batches(stream, self.batch_size, self.prefetch_factor),
+            batch_size=None,
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
-            collate_fn=SharedCollate(self.prefetch_factor),
             pin_memory=self.pin_memory,
         )
         return EndlessLoader(stream, loader, lambda: (self.num_batches, self.segment))

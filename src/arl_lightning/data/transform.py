@@ -57,7 +57,8 @@ class PretrainingTransform:
         if self.check_images and hashlib.sha256(encoded).hexdigest() != record.get("sha256"):
             raise BadSampleError("image whose checksum is not its record's")
         image = decode_image(encoded, self.in_chans)
-        views = self.multi_crop(image, np.random.default_rng(seed))
+        # What `default_rng` makes, in two thirds of its time.
+        views = self.multi_crop(image, np.random.Generator(np.random.PCG64(seed)))
         return {**views, "anatomy": self.vocabulary.index(anatomy), "seed": seed, "key": raw["__key__"]}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from arl_lightning.data.shards.epoch import CHUNK
 from arl_lightning.errors import UserError
 
-# The batch that is trained on, and the next one, which Lightning takes early.
+# The batch that is trained on, and the next one, which Lightning takes early, or which is made without workers.
 IN_TRAINING = 2
 
 
@@ -107,20 +107,18 @@ class Memory:
 
     Attributes:
         encoded: Chunks of the open shards.
-        views: Of each reader's batch while it is filled.
         shared: The workers' buffers in shared memory.
         taken: Batches in the training processes.
     """
 
     encoded: float
-    views: float
     shared: float
     taken: float
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.encoded + self.views + self.shared + self.taken
+        return self.encoded + self.shared + self.taken
 
 
 def memory_of_node(run: Run, loading: Loading, record_bytes: float, tensors: tuple[int, int]) -> Memory:
@@ -137,7 +135,6 @@ def memory_of_node(run: Run, loading: Loading, record_bytes: float, tensors: tup
     held = sum(_power_of_two(size) for size in sizes) if loading.pin_memory else batch
     return Memory(
         encoded=run.readers_per_node * loading.open_shards * loading.chunk * record_bytes,
-        views=run.readers_per_node * batch,
         shared=run.gpus_per_node * run.workers * (loading.prefetch_factor + 1) * batch,
         taken=run.gpus_per_node * loading.taken(run) * held,
     )

@@ -94,7 +94,6 @@ class PreflightReport:
         yield "memory per node", f"{_gb(memory.total)}, without the processes themselves and the model:"
         chunks = f"{loading.open_shards} open shards x {loading.chunk} images"
         yield "  encoded images", f"{_gb(memory.encoded)} = {readers} x {chunks} x {self.record_bytes / 1e3:.1f} kB"
-        yield "  views", f"{_gb(memory.views)} = {readers} x the batch that is being filled"
         ahead = f"{workers} x (prefetch_factor {loading.prefetch_factor} + 1) batches"
         yield "  shared memory", f"{_gb(memory.shared)} in /dev/shm = {ahead}"
         pinned = ", pinned, in powers of two bytes" if loading.pin_memory else ""

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from arl_lightning.data.collate import stack
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.records import BadSampleError, RawSample
 from arl_lightning.data.transform import PretrainingSample, PretrainingTransform, decode_image
@@ -92,9 +93,7 @@ class _Stages:
         first = self.raws[: data.batch_size]
         self.images = [decode_image(_encoded(raw), self.transform.in_chans) for raw in first]
         self.samples: list[PretrainingSample] = [self.transform(raw, seed) for seed, raw in enumerate(first)]
-        loader = data.train_dataloader()
-        self.collate_fn = loader.loader.collate_fn
-        self.batches = iter(loader)
+        self.batches = iter(data.train_dataloader())
         next(self.batches)
 
     def count(self, name: str) -> int:
@@ -117,7 +116,7 @@ class _Stages:
 
     def collate(self) -> None:
         for _ in range(self.num_batches):
-            self.collate_fn(self.samples)
+            stack(self.samples, len(self.samples), {})
 
     def whole(self) -> None:
         for _ in range(self.num_batches):
