@@ -219,6 +219,16 @@ def test_a_module_without_a_trainer_resumes_too(folder):
     assert next(iter(data.train_dataloader()))["seed"].tolist() == straight[9]["seed"].tolist()
 
 
+def test_a_change_of_layout_is_said(folder):
+    state = {**make_data(folder).state_dict(), "num_batches": BATCHES_PER_EPOCH + 3}
+    words = (
+        "written with 1 ranks x 0 workers x batches of 6, 4 open shards, this run has 1 ranks x 2 workers x batches of"
+        " 5, 4 open shards: what is left of epoch 1 is shared out anew"
+    )
+    with pytest.warns(UserWarning, match=words):
+        make_data(folder, num_workers=2, batch_size=5).load_state_dict(state)
+
+
 def test_the_state_loads_without_unpickling_code(folder, tmp_path):
     data = make_data(folder, batch_size=5)
     data.load_state_dict({**make_data(folder).state_dict(), "num_batches": 3})

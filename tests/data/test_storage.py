@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -134,6 +135,20 @@ def test_each_shard_is_fetched_once_and_read_from_the_cache_from_then_on(folder,
     }
     copies = sorted(path.read_bytes() for path in (tmp_path / "cache").iterdir())
     assert copies == sorted(path.read_bytes() for path in folder.glob("*.tar"))
+
+
+def test_processes_that_want_a_shard_at_once_all_get_it(folder, tmp_path):
+    shard, copies = Corpus.load([folder]).shards[0], Cache(tmp_path / "cache")
+    ready = threading.Barrier(4)
+
+    def fetch(_) -> bytes:
+        ready.wait()
+        with copies.open(shard) as stream:
+            return stream.read(1 << 20)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(fetch, range(4))) == {Path(shard.url).read_bytes()}
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{shard.sha256}.tar"]
 
 
 def test_a_copy_of_another_size_is_made_again(folder, tmp_path):

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
@@ -279,6 +280,10 @@ class PretrainingDataModule(pl.LightningDataModule):
         if saved != self.layout:
             former = EpochPlan(self.corpus.shards, self.seed, saved, self.segment)
             self.segment = former.remaining(self._restored_batches)
+            rank_zero_warn(
+                f"the checkpoint was written with {saved}, this run has {self.layout}: what is left of epoch"
+                f" {self.segment.epoch} is shared out anew"
+            )
 
 
 def _listed(shards: str | list[str]) -> list[str]:

@@ -57,6 +57,12 @@ class Layout:
     num_workers: int = 0
     open_shards: int = 4
 
+    def __str__(self) -> str:
+        return (
+            f"{self.world_size} ranks x {self.num_workers} workers x batches of {self.batch_size},"
+            f" {self.open_shards} open shards"
+        )
+
     @property
     def slots_per_rank(self) -> int:
         """Readers of one rank."""
