@@ -5,7 +5,7 @@
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +18,8 @@ MAX_BILINEAR, MAX_MEAN = 2.5, 3.9
 
 # Area, aspect ratio, vertical and horizontal place, flip.
 DRAWS_PER_VIEW = 5
+
+Number = TypeVar("Number", int, float)
 
 
 class Views(TypedDict):
@@ -118,7 +120,8 @@ def crop_views(
     views = np.empty((num_views, *(channels or [1]), size, size), np.uint8)
     for view, draws in zip(views, generator.random((num_views, DRAWS_PER_VIEW)).tolist(), strict=True):
         crop = source.cut(crop_box(height, width, scale, draws), size)
-        crop = cv2.flip(crop, 1) if draws[4] < 0.5 else crop
+        if draws[4] < 0.5:
+            crop = cv2.flip(crop, 1)
         view[:] = crop.transpose(2, 0, 1) if channels else crop  # (S, S, C) -> (C, S, S)
     return views
 
@@ -129,12 +132,17 @@ def crop_box(height: int, width: int, scale: tuple[float, float], draws: Sequenc
     The area is uniform in `scale`, the ratio log-uniform in what both the limits and the image allow at that area; an
     image longer than the limits gets the nearest ratio, and then less than the area.
     """
-    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
-    narrowest = min(max(MIN_RATIO, area / height**2), MAX_RATIO)
-    widest = max(min(MAX_RATIO, width**2 / area), MIN_RATIO)
-    ratio = narrowest * (widest / narrowest) ** draws[1]
-    crop_height = min(max(round(math.sqrt(area / ratio)), 1), height)
-    crop_width = min(max(round(math.sqrt(area * ratio)), 1), width)
-    top = int(draws[2] * (height - crop_height + 1))
-    left = int(draws[3] * (width - crop_width + 1))
+    share, shape, down, right, _ = draws
+    area = (scale[0] + (scale[1] - scale[0]) * share) * height * width
+    narrowest = _clamp(area / height**2, MIN_RATIO, MAX_RATIO)
+    widest = _clamp(width**2 / area, MIN_RATIO, MAX_RATIO)
+    ratio = narrowest * (widest / narrowest) ** shape
+    crop_height = _clamp(round(math.sqrt(area / ratio)), 1, height)
+    crop_width = _clamp(round(math.sqrt(area * ratio)), 1, width)
+    top = int(down * (height - crop_height + 1))
+    left = int(right * (width - crop_width + 1))
     return Box(top, left, crop_height, crop_width)
+
+
+def _clamp(value: Number, low: Number, high: Number) -> Number:
+    return low if value < low else high if value > high else value
