@@ -1,7 +1,6 @@
 """Reads a shard's records, forwards, and tries again where that fails."""
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +80,8 @@ class _Tape:
 
     def read(self, places: Sequence[int]) -> dict[int, RawSample]:
         """Return the records at ascending places, all behind those that were read before."""
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
                 return self._read(places)
             except (OSError, ShardError, TarDamageError) as error:
@@ -92,7 +92,7 @@ class _Tape:
                 if attempt >= self.reader.retries:
                     raise ShardError(reason) from error
             self.reader.sleep(self.reader.first_wait * 2**attempt)
-        raise AssertionError("unreachable")
+            attempt += 1
 
     def _read(self, places: Sequence[int]) -> dict[int, RawSample]:
         if self._records is None:
