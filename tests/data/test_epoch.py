@@ -17,11 +17,9 @@ from arl_lightning.data.shards.epoch import (
     Segment,
     batches_per_epoch,
     chunk_order,
-    consumed,
-    interleave,
     merged,
-    open_after,
 )
+from arl_lightning.data.shards.interleave import consumed, interleave, open_after
 from arl_lightning.data.shards.storage import Shard
 from arl_lightning.errors import UserError
 

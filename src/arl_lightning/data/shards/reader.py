@@ -20,7 +20,8 @@ from arl_lightning.data.seeds import sample_seed
 from arl_lightning.data.shards.cache import Cache
 from arl_lightning.data.shards.corpus import Corpus
 from arl_lightning.data.shards.damage import Damage, Tally
-from arl_lightning.data.shards.epoch import EpochPlan, Layout, Piece, Segment, interleave, open_after
+from arl_lightning.data.shards.epoch import EpochPlan, Layout, Piece, Segment
+from arl_lightning.data.shards.interleave import interleave, open_after
 from arl_lightning.data.shards.records import BadSampleError, RawSample, RecordReader
 from arl_lightning.data.shards.storage import ShardError
 from arl_lightning.errors import UserError
