@@ -1,6 +1,6 @@
 """Raw JPEG decoding, our stream and the usual pipeline on the same files, in one run.
 
-    python benchmarks/stream.py                   # phantoms of 503 x 656, grey JPEGs of 108 kB
+    python benchmarks/stream.py                   # phantoms of 503 x 656, grey JPEGs of about 108 kB
     python benchmarks/stream.py --images FOLDER   # real images, scaled and encoded to the same
     python benchmarks/stream.py --shards FOLDER   # packed shards as they are
 
