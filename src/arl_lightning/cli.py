@@ -47,9 +47,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("shards", "show"): Command("data.shards.show", "show", "draw a shard's images on one sheet"),
     ("shards", "merge"): Command("data.packing.merge", "merge", "merge packed corpora into one, shuffled anew"),
     ("shards", "preflight"): Command(
-        "data.shards.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
+        "data.stream.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
     ),
-    ("shards", "bench"): Command("data.shards.bench", "bench", "time the stream, name the best workers and prefetch"),
+    ("shards", "bench"): Command("data.stream.bench", "bench", "time the stream, name the best workers and prefetch"),
     ("bench", "model"): Command("models.bench", "bench", "count and time A-ViT beside the plain ViT"),
 }
 

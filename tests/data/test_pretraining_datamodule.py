@@ -14,7 +14,7 @@ from tiny_shards import encode, noise_image, write_shard, write_shards
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.records import BadSampleError
+from arl_lightning.data.stream.records import BadSampleError
 from arl_lightning.data.transform import decode_image
 from arl_lightning.errors import UserError
 

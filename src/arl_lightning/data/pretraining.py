@@ -7,7 +7,7 @@ the alternative: their restart logic takes four branches by where in an epoch a 
 the last batch) passes over an epoch; an endless epoch has no such end. Counting what the loader yielded would be wrong
 too, as Lightning fetches one batch ahead and workers more.
 
-The DataModule's own state holds what the place depends on: seed, corpus, layout and segment (`shards/epoch.py`). A run
+The DataModule's own state holds what the place depends on: seed, corpus, layout and segment (`stream/epoch.py`). A run
 with the same layout goes on identically; one with other ranks, workers, batches or open shards shares out anew what
 the former has left of its epoch; one with another seed or corpus is refused.
 """
@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.batch import PretrainingBatch
-from arl_lightning.data.collate import Batches
-from arl_lightning.data.loader import EndlessLoader
-from arl_lightning.data.shards.cache import Cache
-from arl_lightning.data.shards.corpus import Corpus
-from arl_lightning.data.shards.epoch import EpochPlan, Layout, Segment
-from arl_lightning.data.shards.reader import ShardStream
+from arl_lightning.data.stream.cache import Cache
+from arl_lightning.data.stream.collate import Batches
+from arl_lightning.data.stream.corpus import Corpus
+from arl_lightning.data.stream.epoch import EpochPlan, Layout, Segment
+from arl_lightning.data.stream.loader import EndlessLoader
+from arl_lightning.data.stream.reader import ShardStream
 from arl_lightning.data.transform import PretrainingTransform
 from arl_lightning.data.views import MultiCrop
 from arl_lightning.errors import UserError

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from arl_lightning.data.anatomy import AnatomyVocabulary
-from arl_lightning.data.shards.records import BadSampleError, RawSample
+from arl_lightning.data.stream.records import BadSampleError, RawSample
 from arl_lightning.data.views import MultiCrop
 
 

@@ -1,1 +1,1 @@
-"""WebDataset shards: one sample's format, the manifest, the writer and the stream."""
+"""What a shard and its manifest are, and how a packed corpus is looked after."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from arl_lightning.data.loader import EndlessLoader
 from arl_lightning.data.pretraining import PretrainingDataModule
-from arl_lightning.data.shards.damage import DamageReport
+from arl_lightning.data.stream.damage import DamageReport
+from arl_lightning.data.stream.loader import EndlessLoader
 from arl_lightning.distributed.collectives import all_reduce_sum
 from arl_lightning.errors import UserError
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from arl_lightning.data.seeds import sample_seed
-from arl_lightning.data.shards.interleave import consumed
-from arl_lightning.data.shards.storage import Shard
+from arl_lightning.data.stream.interleave import consumed
+from arl_lightning.data.stream.storage import Shard
 from arl_lightning.errors import UserError
 
 # Records permuted together; a worker holds this many encoded images of each open shard.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arl_lightning.data.shards.storage import BLOCK, ByteStream, Shard, ShardError, open_stream
+from arl_lightning.data.stream.storage import BLOCK, ByteStream, Shard, ShardError, open_stream
 from arl_lightning.errors import UserError
 
 # A copy in the making that is older was left by a process that was killed.

@@ -9,10 +9,10 @@ from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
-from arl_lightning.data.shards.cache import Cache
-from arl_lightning.data.shards.epoch import CHUNK, Piece, chunk_order
-from arl_lightning.data.shards.storage import ByteStream, Shard, ShardError, open_stream, reason_of
 from arl_lightning.data.shards.tars import TarDamageError, walk_members
+from arl_lightning.data.stream.cache import Cache
+from arl_lightning.data.stream.epoch import CHUNK, Piece, chunk_order
+from arl_lightning.data.stream.storage import ByteStream, Shard, ShardError, open_stream, reason_of
 
 # One sample: `__key__`, `__url__`, and the bytes of each member by extension.
 RawSample = dict[str, Any]

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from arl_lightning.data.shards.epoch import (
+from arl_lightning.data.stream.epoch import (
     CHUNK,
     EpochPlan,
     Layout,
@@ -19,8 +19,8 @@ from arl_lightning.data.shards.epoch import (
     chunk_order,
     merged,
 )
-from arl_lightning.data.shards.interleave import consumed, interleave, open_after
-from arl_lightning.data.shards.storage import Shard
+from arl_lightning.data.stream.interleave import consumed, interleave, open_after
+from arl_lightning.data.stream.storage import Shard
 from arl_lightning.errors import UserError
 
 

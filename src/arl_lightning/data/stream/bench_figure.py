@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from arl_lightning.data.shards.bench import BenchReport, Setting
-from arl_lightning.data.shards.stages import STAGES
+from arl_lightning.data.stream.bench import BenchReport, Setting
+from arl_lightning.data.stream.stages import STAGES
 
 FONT = 8
 GREY = "0.35"

@@ -7,9 +7,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from arl_lightning.data.batch import PretrainingBatch
-from arl_lightning.data.collate import own
-from arl_lightning.data.shards.epoch import Segment
-from arl_lightning.data.shards.reader import ShardStream
+from arl_lightning.data.stream.collate import own
+from arl_lightning.data.stream.epoch import Segment
+from arl_lightning.data.stream.reader import ShardStream
 from arl_lightning.errors import UserError
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from arl_lightning.data.pretraining import PretrainingDataModule
-from arl_lightning.data.shards.bench import bench
 from arl_lightning.data.packing.command import pack_sources
 from arl_lightning.data.packing.merge import merge
-from arl_lightning.data.shards.preflight import preflight
 from arl_lightning.data.packing.report import DUPLICATES_FILE, HELD_OUT_FILE, REJECTED_FILE
+from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.show import show
 from arl_lightning.data.shards.stats import PICTURE, TABLE, stats
 from arl_lightning.data.shards.verify import verify
 from arl_lightning.data.sources.registry import source_class
+from arl_lightning.data.stream.bench import bench
+from arl_lightning.data.stream.preflight import preflight
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "shards/README.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, Callable[..., object]] = {
     "pack": pack_sources, "verify": verify, "stats": stats, "show": show, "merge": merge,

@@ -6,9 +6,9 @@ import pytest
 from tiny_shards import encode, write_shard, write_shards
 
 from arl_lightning.data.pretraining import PretrainingDataModule
-from arl_lightning.data.shards.bench import BenchReport, Setting, bench, measure_setting
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.stages import StageTimes, measure_stages
+from arl_lightning.data.stream.bench import BenchReport, Setting, bench, measure_setting
+from arl_lightning.data.stream.stages import StageTimes, measure_stages
 from arl_lightning.errors import UserError
 
 SMALL = {"batch_size": 4, "global_size": 32, "local_size": 16}

@@ -19,7 +19,7 @@ from arl_lightning.data.packing.command import pack_sources
 from arl_lightning.data.shards.inventory import list_shards
 from arl_lightning.data.shards.tars import walk_entries
 
-README = Path(__file__).parents[2] / "shards/README.md"
+README = Path(__file__).parents[3] / "shards/README.md"
 FOLDER = "corpus/public/train"  # as the snippets name it
 
 

@@ -13,13 +13,13 @@ from tiny_shards import write_shard, write_shards
 from torch.utils.data import DataLoader
 
 from arl_lightning.data.seeds import sample_seed
-from arl_lightning.data.shards.corpus import Corpus
-from arl_lightning.data.shards.epoch import CHUNK
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.reader import ShardStream
-from arl_lightning.data.shards.records import BadSampleError
-from arl_lightning.data.shards.storage import Shard
 from arl_lightning.data.shards.tars import HEADER_BUFFER
+from arl_lightning.data.stream.corpus import Corpus
+from arl_lightning.data.stream.epoch import CHUNK
+from arl_lightning.data.stream.reader import ShardStream
+from arl_lightning.data.stream.records import BadSampleError
+from arl_lightning.data.stream.storage import Shard
 from arl_lightning.errors import UserError
 
 SIZES = (13, 12, 12, 11)  # 48 samples
@@ -211,7 +211,7 @@ def test_a_loader_with_other_workers_is_refused(folder):
 @pytest.fixture
 def opened(monkeypatch):
     """Every shard that is opened."""
-    from arl_lightning.data.shards import records
+    from arl_lightning.data.stream import records
 
     original, urls = records.open_stream, []
     monkeypatch.setattr(records, "open_stream", lambda url: urls.append(url) or original(url))

@@ -17,13 +17,13 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from arl_lightning.data.seeds import sample_seed
-from arl_lightning.data.shards.cache import Cache
-from arl_lightning.data.shards.corpus import Corpus
-from arl_lightning.data.shards.damage import Damage, Tally
-from arl_lightning.data.shards.epoch import EpochPlan, Layout, Piece, Segment
-from arl_lightning.data.shards.interleave import interleave, open_after
-from arl_lightning.data.shards.records import BadSampleError, RawSample, RecordReader
-from arl_lightning.data.shards.storage import ShardError
+from arl_lightning.data.stream.cache import Cache
+from arl_lightning.data.stream.corpus import Corpus
+from arl_lightning.data.stream.damage import Damage, Tally
+from arl_lightning.data.stream.epoch import EpochPlan, Layout, Piece, Segment
+from arl_lightning.data.stream.interleave import interleave, open_after
+from arl_lightning.data.stream.records import BadSampleError, RawSample, RecordReader
+from arl_lightning.data.stream.storage import ShardError
 from arl_lightning.errors import UserError
 
 # A worker that finds only undecodable images would keep all ranks waiting for ever.

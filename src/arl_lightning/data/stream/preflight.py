@@ -5,13 +5,13 @@ from pathlib import Path
 
 from arl_lightning.arguments import positional
 from arl_lightning.data.pretraining import PretrainingDataModule
-from arl_lightning.data.shards.corpus import Corpus
-from arl_lightning.data.shards.epoch import batches_per_epoch
 from arl_lightning.data.shards.manifest import ShardInfo
-from arl_lightning.data.shards.needs import Loading, Run, Speed, memory_of_node
-from arl_lightning.data.shards.preflight_report import PreflightReport
-from arl_lightning.data.shards.stages import measure_stages
-from arl_lightning.data.shards.storage import Folder, Shard
+from arl_lightning.data.stream.corpus import Corpus
+from arl_lightning.data.stream.epoch import batches_per_epoch
+from arl_lightning.data.stream.needs import Loading, Run, Speed, memory_of_node
+from arl_lightning.data.stream.preflight_report import PreflightReport
+from arl_lightning.data.stream.stages import measure_stages
+from arl_lightning.data.stream.storage import Folder, Shard
 from arl_lightning.errors import UserError
 
 # Shards whose images are decoded to measure the speed.

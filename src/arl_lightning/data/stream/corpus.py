@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arl_lightning.data.shards.storage import Folder, Shard
+from arl_lightning.data.stream.storage import Folder, Shard
 from arl_lightning.errors import UserError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from arl_lightning.arguments import positional
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.inventory import count_processes
-from arl_lightning.data.shards.stages import STAGES, StageTimes, measure_stages, one_thread
+from arl_lightning.data.stream.stages import STAGES, StageTimes, measure_stages, one_thread
 from arl_lightning.errors import UserError
 
 TABLE = "bench.csv"
@@ -237,8 +237,8 @@ def _numbers(name: str, given: str, least: int) -> list[int]:
 
 
 def _write(report: BenchReport, out: Path) -> BenchReport:
-    from arl_lightning.data.shards.bench_figure import draw_bench  # a table alone needs no Matplotlib
     from arl_lightning.data.shards.stats_figure import save_png
+    from arl_lightning.data.stream.bench_figure import draw_bench  # a table alone needs no Matplotlib
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from arl_lightning.data.collate import Batches, own, stack
+from arl_lightning.data.stream.collate import Batches, own, stack
 
 SIZE = 4  # samples of a batch
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from arl_lightning.data.shards.epoch import CHUNK
+from arl_lightning.data.stream.epoch import CHUNK
 from arl_lightning.errors import UserError
 
 # The batch that is trained on, and the next one, which Lightning takes early, or which is made without workers.

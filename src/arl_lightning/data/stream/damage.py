@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arl_lightning.data.shards.storage import Shard
+from arl_lightning.data.stream.storage import Shard
 
 # The share of undecodable images says little before this many have been read.
 MIN_JUDGED = 100

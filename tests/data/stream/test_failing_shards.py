@@ -12,11 +12,11 @@ from test_reader import SIZES, keys, make_loader, make_stream, take
 from tiny_shards import write_shards
 
 from arl_lightning.data.seeds import sample_seed
-from arl_lightning.data.shards import reader
-from arl_lightning.data.shards.damage import MIN_JUDGED, DamageReport
-from arl_lightning.data.shards.epoch import CHUNK, Piece, Segment
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.shards.storage import Shard
+from arl_lightning.data.stream import reader
+from arl_lightning.data.stream.damage import MIN_JUDGED, DamageReport
+from arl_lightning.data.stream.epoch import CHUNK, Piece, Segment
+from arl_lightning.data.stream.storage import Shard
 from arl_lightning.errors import UserError
 
 WAITS = [0.5, 1.0, 2.0, 4.0]

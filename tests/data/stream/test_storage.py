@@ -16,11 +16,11 @@ import pytest
 from test_reader import keys, make_loader, name_and_seed
 from tiny_shards import write_shards
 
-from arl_lightning.data.shards import cache, storage
-from arl_lightning.data.shards.cache import Cache
-from arl_lightning.data.shards.corpus import Corpus
-from arl_lightning.data.shards.reader import ShardStream
-from arl_lightning.data.shards.storage import Folder, ShardError, open_stream
+from arl_lightning.data.stream import cache, storage
+from arl_lightning.data.stream.cache import Cache
+from arl_lightning.data.stream.corpus import Corpus
+from arl_lightning.data.stream.reader import ShardStream
+from arl_lightning.data.stream.storage import Folder, ShardError, open_stream
 from arl_lightning.errors import UserError
 
 
