@@ -177,7 +177,9 @@ def test_help_lists_the_commands_and_an_unknown_one_is_refused(capsys):
     assert "pretrian" in error_line(capsys)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/real_run.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/real_run.md", "docs/dicom.md", "shards/README.md"]
+)
 def test_links_between_pages_lead_somewhere(page):
     path = Path(__file__).parents[1] / page
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8"))
