@@ -3,6 +3,7 @@
 Shapes: a decoded image is uint8, (H, W) grey or (H, W, 3) RGB.
 """
 
+import errno
 import logging
 import math
 import warnings
@@ -42,6 +43,13 @@ FALLBACK_RATE = Fraction(25)  # frames/s of a clip that states neither time stam
 COMPLETE_SHARE = 0.9  # an edit list hides some of the frames that a header counts
 
 
+# The disk's fault and not the file's: the next file would fare no better, and this one may be read tomorrow.
+STORAGE_FAILURES = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOSPC,
+    errno.ENOMEM,
+)  # fmt: skip
+
+
 class UnreadableError(Exception):
     """Carries the short reason for a `Rejected`."""
 
@@ -57,6 +65,7 @@ def decode_image(path: Path) -> np.ndarray | Rejected:
             return to_grey(_load_image(path))
     # A damaged file makes decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error, ...
     except Exception as error:
+        refuse_storage_failure(error)
         return Rejected(path, reason_of(path, error))
 
 
@@ -138,6 +147,7 @@ def decode_clip(path: Path, fps: Fraction) -> Iterator[ClipFrame | Rejected]:
                 num_frames += 1
             _check_complete(num_frames, stream.frames)
     except Exception as error:  # as for images, damage surfaces as many types
+        refuse_storage_failure(error)
         start = f"frame {num_frames}: " if num_frames else ""
         yield Rejected(path, start + reason_of(path, error))
 
@@ -179,6 +189,12 @@ def quiet_pillow() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def refuse_storage_failure(error: Exception) -> None:
+    """Raise an error again if it is the disk's: a file must not be given up for it."""
+    if isinstance(error, OSError) and error.errno in STORAGE_FAILURES:
+        raise error
 
 
 def reason_of(path: Path, error: Exception) -> str:

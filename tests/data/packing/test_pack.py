@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -164,7 +165,7 @@ def test_the_share_of_bad_files_is_held_from_both_sides_and_raising_it_reads_not
     with pytest.raises(UserError) as caught:
         pack_folder(root, tmp_path / "out", max_bad_share=0.049)
     assert str(caught.value) == (
-        "1 of 20 files (5.0%) cannot be read, more than --max_bad_share 0.049: bad00.png (not an image of a known "
+        "in: 1 of 20 files (5.0%) cannot be read, more than --max_bad_share 0.049: bad00.png (not an image of a known "
         f"format); all are listed in {tmp_path / 'out/rejected.tsv'}; mend or exclude them, or raise --max_bad_share"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".packing", "rejected.tsv"]
@@ -198,6 +199,51 @@ def test_a_half_read_clip_counts_as_one_bad_file(tmp_path, write_clip):
     report = pack_folder(root, tmp_path / "out", "lung", {"fps": 5.0}, max_bad_share=0.25)
     assert "rejected   1, listed" in report
     assert Manifest.load(tmp_path / "out").num_samples > 3
+
+
+def test_a_failing_disk_costs_no_file(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 6)
+    load, left = Image.open, [3]
+
+    def failing(path, *more, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return load(path, *more, **options)
+
+    monkeypatch.setattr(Image, "open", failing)
+    with pytest.raises(UserError, match=r"good03.png: Stale file handle; .* goes on where it stopped"):
+        pack_folder(root, tmp_path / "out", max_bad_share=1.0)
+    monkeypatch.undo()
+    pack_folder(root, tmp_path / "out", max_bad_share=1.0)
+    assert Manifest.load(tmp_path / "out").num_samples == 6
+
+
+def test_the_share_of_bad_files_is_that_of_each_source(tmp_path):
+    make_images(tmp_path / "many", 99)
+    make_images(tmp_path / "few", 1, 1)
+    for name in ("many", "few"):
+        (tmp_path / f"{name}.yaml").write_text(f"source: folder\nfolder: {name}\nanatomy: lung\n")
+    specs = [tmp_path / "many.yaml", tmp_path / "few.yaml"]
+    with pytest.raises(UserError, match=r"^few: 1 of 2 files \(50.0%\) cannot be read, more than --max_bad_share 0.05"):
+        pack_sources(tmp_path / "out", specs, root=tmp_path, processes=1)
+
+
+def test_two_sources_of_one_name_are_refused_before_reading(tmp_path):
+    make_images(tmp_path / "in", 2)
+    spec = tmp_path / "in.yaml"
+    spec.write_text("source: folder\nfolder: in\nanatomy: lung\n")
+    with pytest.raises(UserError, match="source 'in' is packed twice"):
+        pack_sources(tmp_path / "out", [spec, spec], root=tmp_path)
+
+
+def test_shards_are_not_written_among_review_sheets(tmp_path):
+    root = make_images(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/paths.tsv").write_text("name\tpath\n")
+    with pytest.raises(UserError, match="holds review sheets, which name patients"):
+        pack_folder(root, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["paths.tsv"]
 
 
 def test_a_fault_of_a_reader_costs_its_unit_alone(tmp_path, monkeypatch):
@@ -421,7 +467,7 @@ def test_duplicates_are_listed_and_dropped_on_request(tmp_path, ultrasound_data)
     options = {"include": ["normal (*"], "exclude": ["*_mask*"]}
     report = pack_folder(ultrasound_data / "busi", tmp_path / "kept", options=options)
     rows = [line.split("\t") for line in (tmp_path / "kept/duplicates.tsv").read_text().splitlines()]
-    assert rows[0] == ["first", "second", "bits_apart"]
+    assert rows[0] == ["one", "other", "bits_apart"]
     assert f"alike      {len(rows) - 1} pairs" in report
     pack_folder(ultrasound_data / "busi", tmp_path / "dropped", options=options, drop_duplicates=True)
     names = {record["name"] for record in records(tmp_path / "dropped")}

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,6 @@ from arl_lightning.data.packing.plan import Options
 from arl_lightning.data.packing.spec import Job, Spec, load_spec, open_spec
 from arl_lightning.data.sources.registry import source_class
 from arl_lightning.errors import UserError
-
-MAX_BAD_SHARE = 0.05
 
 # What of a downstream set must stay out of a corpus: the images that results are reported on. A set without an official
 # split is held out whole.
@@ -92,7 +91,7 @@ def pack_sources(
         weights: Anatomy or source -> how often its images are packed, e.g. `{cardiac: 0.5, thyroid: 2}`.
         exclude_task: Downstream tasks whose test images stay out, as NAME=DIR: busi, echonet, gbcu, pocus, or any other
             name with a folder of images.
-        drop_duplicates: Leave out all but the first of images that look alike.
+        drop_duplicates: Leave out all but one of images that look alike.
         duplicate_distance: Most bits of 256 in which perceptual hashes of duplicates differ.
         image_format: `jpg`, or `png` to store without loss; jpg by default, or what the specs say.
         quality: JPEG quality, 1 to 100; by default 92, or what the specs say.
@@ -130,7 +129,8 @@ def pack_sources(
         named = [("--source", Spec(source, anatomy=anatomy, options=options))]
     else:
         named = [(str(path), load_spec(path)) for path in specs]
-    jobs = [_job(open_spec(spec, root, len(named) == 1, vocabulary, where), encoding) for where, spec in named]
+    opened = [open_spec(spec, root, len(named) == 1, vocabulary, where) for where, spec in named]
+    jobs = [_job(job, encoding, max_bad_share) for job in opened]
     if dry_run:
         return "\n\n".join(survey(job) for job in jobs)
     if review is not None:
@@ -138,22 +138,21 @@ def pack_sources(
     if out is None:
         raise UserError("--out: missing; name the folder for the shards")
     held_out = [_held_out(task, vocabulary) for task in exclude_task]
-    if max_bad_share is None:
-        max_bad_share = 1.0 if any(spec.source == "dicom" for _, spec in named) else MAX_BAD_SHARE
     return str(
         pack(
             jobs, out, held_out, Options(seed, splits, weights, drop_duplicates, duplicate_distance),
-            samples_per_shard, processes, max_bad_share, vocabulary,
+            samples_per_shard, processes, vocabulary,
         )
     )  # fmt: skip
 
 
-def _job(job: Job, encoding: dict[str, Any]) -> Job:
-    """Let the command line's encoding stand in for the spec's."""
+def _job(job: Job, encoding: dict[str, Any], max_bad_share: float | None) -> Job:
+    """Let the command line's encoding and limit stand in for the spec's."""
     changed = {**vars(job.encoding), **encoding}
     if changed["short_side"] == "keep":
         changed["short_side"] = None
-    return Job(job.source, Encoding(**changed), job.splits, job.weight)
+    limit = job.max_bad_share if max_bad_share is None else max_bad_share
+    return replace(job, encoding=Encoding(**changed), max_bad_share=limit)
 
 
 def _held_out(task: str, vocabulary: AnatomyVocabulary) -> Job:

@@ -43,7 +43,6 @@ def pack(
     options: Options | None = None,
     samples_per_shard: int = 2000,
     processes: int | None = None,
-    max_bad_share: float = 0.05,
     vocabulary: AnatomyVocabulary | None = None,
 ) -> PackReport:
     """Pack images into checksummed WebDataset shards, in a folder for each split where there are splits.
@@ -55,7 +54,6 @@ def pack(
         options: How the corpus is made of the images.
         samples_per_shard: The most images of one shard.
         processes: How many work at once; by default one for each core. The shards do not depend on it.
-        max_bad_share: Give up if more than this share of the files cannot be read.
         vocabulary: The anatomies.
 
     Returns:
@@ -67,7 +65,7 @@ def pack(
     """
     options = options or Options()
     processes = usable_cores() if processes is None else processes
-    _check_numbers(samples_per_shard, processes, max_bad_share)
+    _check(jobs, samples_per_shard, processes)
     start = time.perf_counter()
     with disk_errors(out):
         going_on = open_work_folder(out)
@@ -83,8 +81,10 @@ def pack(
         forget_others(work, {listing.folder.name, _shards_folder(fingerprint)})
         reports = read_parts(listing.parts, processes)
         rejected = write_rejected(reports, out)
-        num_samples = sum(report.num_samples for report in reports)
-        refuse_bad_share(rejected, listing.num_units, num_samples, max_bad_share, out)
+        for number, job in enumerate((*jobs, *held_out)):
+            own = [part for part in listing.parts if part.source_number == number]
+            num_units = sum(part.num_units for part in own)
+            refuse_bad_share(job.source.name, [reports[part.number] for part in own], num_units, job.max_bad_share, out)
         flagged = write_flagged(reports, out)
         contents, lines = _plan(listing, jobs, anatomies, options, out)
         check_space(contents, out)
@@ -109,13 +109,17 @@ def _plan(
     return Contents(files, index, anatomies, names, plan.orders, plan.copies), lines
 
 
-def _check_numbers(samples_per_shard: int, processes: int, max_bad_share: float) -> None:
+def _check(jobs: Sequence[Job], samples_per_shard: int, processes: int) -> None:
     if samples_per_shard < 1:
         raise UserError(f"--samples_per_shard {samples_per_shard}: must be at least 1")
     if processes < 1:
         raise UserError(f"--processes {processes}: must be at least 1")
-    if not 0 <= max_bad_share <= 1:
-        raise UserError(f"--max_bad_share {max_bad_share}: must be 0 to 1")
+    names = [job.source.name for job in jobs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"source '{twice[0]}' is packed twice; give each its own name (options: {{name: ...}} in a spec)"
+        )
 
 
 def _fingerprint(listing: Listing, jobs: Sequence[Job], options: Options, samples_per_shard: int) -> str:

@@ -24,7 +24,7 @@ class Options:
         seed: Of the shuffle, the splits and the weights.
         splits: Split -> share of the patients, adding up to 1; empty: no splits.
         weights: Anatomy or source -> how often its images are packed; 0.5 takes half of them, 2 stores each twice.
-        drop_duplicates: Leave out all but the first of images that look alike.
+        drop_duplicates: Leave out all but one of images that look alike.
         duplicate_distance: Most bits of 256 in which fine perceptual hashes of duplicates differ.
     """
 
@@ -116,7 +116,7 @@ def make_plan(
     dropped = np.zeros(index.size, bool)
     alike = clusters(index.size, pairs)
     if options.drop_duplicates:
-        dropped = _later_of_alike(alike, leaked > 0)
+        dropped = _all_but_one(index["key"], alike, leaked > 0)
     kept = (leaked == 0) & ~dropped
     names = _split_names(sources, options)
     split = _splits(index, alike, names, sources, options)
@@ -124,6 +124,8 @@ def make_plan(
     orders, copies = {}, {}
     for number, name in enumerate(names):
         members = np.flatnonzero(kept & (split == number))
+        # By key: the order of a shuffle whose seed is known must not lead back to that of an archive's paths.
+        members = members[np.argsort(index["key"][members])]
         # Held-out images are looked at as they are: only the first split, the one that is trained on, is weighted.
         repeats = repeats_of(index["key"][members], weight[members], options.seed) if number == 0 else None
         order, copy = shuffle(index, members, repeats, np.random.default_rng((options.seed, ORDER, number)))
@@ -155,9 +157,10 @@ def _with_frozen_frames(index: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.concatenate([pairs, frozen.astype(np.int64)])
 
 
-def _later_of_alike(alike: np.ndarray, leaked: np.ndarray) -> np.ndarray:
-    """Return True for each image that looks like an earlier one which stays."""
+def _all_but_one(key: np.ndarray, alike: np.ndarray, leaked: np.ndarray) -> np.ndarray:
+    """Return True for all lookalikes but that of the smallest key, in whatever order they were listed."""
     places = np.flatnonzero(~leaked)
+    places = places[np.lexsort((key[places], alike[places]))]
     _, first = np.unique(alike[places], return_index=True)
     stays = np.zeros(alike.size, bool)
     stays[places[first]] = True

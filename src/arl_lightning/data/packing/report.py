@@ -102,16 +102,18 @@ def write_flagged(reports: Sequence[PartReport], out: Path) -> tuple[str, ...]:
     )
 
 
-def refuse_bad_share(rejected: Rejections, num_units: int, num_samples: int, max_bad_share: float, out: Path) -> None:
-    """Raise a UserError if nothing could be read, or less than the user has asked for."""
+def refuse_bad_share(source: str, reports: Sequence[PartReport], num_units: int, max_share: float, out: Path) -> None:
+    """Raise a UserError if nothing of a source could be read, or less than the user has asked for."""
+    rejected = [item for report in reports for item in report.rejected]
+    num_samples = sum(report.num_samples for report in reports)
     share = len(rejected) / max(num_units, 1)
-    if share <= max_bad_share and num_samples:
+    if share <= max_share and num_samples:
         return
     names = ", ".join(f"{Path(path).name} ({reason})" for path, reason in rejected[:3])
-    limit = f"more than --max_bad_share {max_bad_share:g}" if share > max_bad_share else "no image is left"
+    limit = f"more than --max_bad_share {max_share:g}" if share > max_share else "no image is left"
     fix = "mend or exclude them" + (", or raise --max_bad_share" if num_samples else "")
     raise UserError(
-        f"{len(rejected)} of {count(num_units, 'file')} ({share:.1%}) cannot be read, {limit}: {names}"
+        f"{source}: {len(rejected)} of {count(num_units, 'file')} ({share:.1%}) cannot be read, {limit}: {names}"
         f"{', ...' if len(rejected) > 3 else ''}; all are listed in {out / REJECTED_FILE}; {fix}"
     )
 
@@ -130,8 +132,8 @@ def write_left_out(
         return f"{record['source']}/{record['name']}"
 
     pairs = plan.duplicates[:MAX_LISTED]
-    duplicates = [(name(index, first), name(index, second), str(distance)) for first, second, distance in pairs]
-    _write_table(out / DUPLICATES_FILE, ("first", "second", "bits_apart"), duplicates)
+    duplicates = [(*sorted((name(index, one), name(index, other))), str(distance)) for one, other, distance in pairs]
+    _write_table(out / DUPLICATES_FILE, ("one", "other", "bits_apart"), duplicates)
     leaks = [
         (
             name(index, place),
@@ -157,7 +159,8 @@ def _write_table(path: Path, header: tuple[str, ...], rows: Sequence[tuple[str, 
     if not rows:
         path.unlink(missing_ok=True)
         return
-    lines = ["\t".join(header), *("\t".join(_one_field(field) for field in row) for row in rows)]
+    # Sorted: the order of keyed names must not tell that of the files behind them.
+    lines = ["\t".join(header), *sorted("\t".join(_one_field(field) for field in row) for row in rows)]
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
     temporary.replace(path)

@@ -17,6 +17,8 @@ from arl_lightning.data.sources.registry import source_class
 from arl_lightning.data.sources.source import Source
 from arl_lightning.errors import UserError
 
+MAX_BAD_SHARE = 0.05
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -48,12 +50,21 @@ class Spec:
 
 @dataclass(frozen=True)
 class Job:
-    """An opened source and how its samples are packed; travels to worker processes whole."""
+    """An opened source and how its samples are packed; travels to worker processes whole.
+
+    Attributes:
+        max_bad_share: Give up if more than this share of its files cannot be read.
+    """
 
     source: Source
     encoding: Encoding
     splits: dict[str, float] = field(default_factory=dict)
     weight: float = 1.0
+    max_bad_share: float = MAX_BAD_SHARE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"--max_bad_share {self.max_bad_share}: must be 0 to 1")
 
 
 def load_spec(path: Path) -> Spec:
@@ -108,7 +119,8 @@ def open_spec(spec: Spec, root: Path | None, alone: bool, vocabulary: AnatomyVoc
         source = made(**parser.parse_object(options).as_dict())
     except (ArgumentError, TypeError) as error:
         raise UserError(f"{where}: {' '.join(str(error).split())}") from error
-    return Job(source, spec.encoding, spec.splits, spec.weight)
+    # An archive holds much that is no ultrasound, and lists it all the same.
+    return Job(source, spec.encoding, spec.splits, spec.weight, 1.0 if spec.source == "dicom" else MAX_BAD_SHARE)
 
 
 def _root(spec: Spec, root: Path | None, alone: bool, where: str) -> Path:

@@ -142,7 +142,8 @@ def record_of(sample: Sample, height: int, width: int, sha256: str) -> Record:
     """Return what is stored beside an image of this size; nothing else of a sample leaves its source."""
     spacing = sample.spacing_mm
     if spacing is not None:  # a smaller picture of the same field of view has larger pixels
-        spacing = (spacing[0] * sample.image.shape[0] / height, spacing[1] * sample.image.shape[1] / width)
+        sizes = (spacing[0] * sample.image.shape[0] / height, spacing[1] * sample.image.shape[1] / width)
+        spacing = (float(f"{sizes[0]:.5g}"), float(f"{sizes[1]:.5g}"))  # more digits would tell one scan from others
     return Record(
         anatomy=sample.anatomy,
         source=sample.source,

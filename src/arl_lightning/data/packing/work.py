@@ -10,6 +10,7 @@ from arl_lightning.data.shards.manifest import FILE_NAME, Manifest
 from arl_lightning.errors import UserError
 
 WORK_FOLDER = ".packing"
+REVIEW_FILE = "paths.tsv"  # that `data/dicom/review.py` writes
 DONE_FOLDER = ".packing-done"  # renamed before it is deleted, so that half of it is never taken for a packing to go on
 
 
@@ -20,6 +21,8 @@ def open_work_folder(out: Path) -> bool:
         UserError: If `out` cannot be made, or holds shards without a manifest that no packing here has left.
     """
     work = out / WORK_FOLDER
+    if (out / REVIEW_FILE).exists():
+        raise UserError(f"{out}: holds review sheets, which name patients; choose another --out folder")
     going_on = work.is_dir()
     if not going_on and not saved_manifests(out):
         present = sorted(out.rglob(SHARD_PATTERN))
