@@ -11,9 +11,9 @@ from arl_lightning.data.dicom.area import (
     TEXT_SEEN,
     TEXT_STATED,
     AreaOptions,
-    Look,
     find_areas,
 )
+from arl_lightning.data.dicom.look import Look
 from arl_lightning.data.dicom.objects import open_object
 from arl_lightning.data.dicom.outline import find_outline
 from arl_lightning.data.dicom.pixels import Frames

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from arl_lightning.data.dicom.header import text
-from arl_lightning.data.dicom.outline import find_outline
+from arl_lightning.data.dicom.look import Look
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.regions import (
     Box,
@@ -21,11 +21,7 @@ from arl_lightning.data.dicom.regions import (
     read_regions,
     stated_spacing,
 )
-from arl_lightning.data.dicom.text import has_text
 from arl_lightning.data.media import UnreadableError, check_size
-
-LOOKED_AT = 12  # frames of a cine that the detectors see, spread over all of it
-LOOKED_AT_BYTES = 2**26
 
 NOT_SURE = "no usable regions, and the detector is not sure of the outline"
 TEXT_DETECTED = "no usable regions, and text within the detected outline"
@@ -66,49 +62,6 @@ class Area:
         if self.mask is None:
             return image
         return np.where(self.mask if image.ndim == 2 else self.mask[..., None], image, np.uint8(0))
-
-
-class Look:
-    """A few frames of an object, decoded when they are first needed.
-
-    Each is uint8 (H, W), the brightest of a pixel's channels.
-    """
-
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
-        self._images: list[np.ndarray] = []
-
-    @property
-    def images(self) -> list[np.ndarray]:
-        """Frames spread over the cine but for damaged ones, the still itself.
-
-        Raises:
-            UnreadableError: If none of them can be decoded.
-        """
-        if not self._images:
-            frames = self._frames
-            at_most = max(1, min(LOOKED_AT, frames.num_frames, LOOKED_AT_BYTES // (frames.height * frames.width)))
-            indices = np.unique(np.linspace(0, frames.num_frames - 1, at_most).astype(int))
-            self._images = [image for index in indices if (image := self._brightest(int(index))) is not None]
-            if not self._images:
-                frames.decode(0)  # tells what is wrong with it
-        return self._images
-
-    def _brightest(self, index: int) -> np.ndarray | None:
-        try:
-            image = self._frames.render(self._frames.decode(index))
-        except UnreadableError:
-            return None
-        return image if image.ndim == 2 else image.max(axis=-1)
-
-    def outline(self, box: Box, strict: bool) -> np.ndarray | None:
-        """Return the mask, bool (h, w), of the ultrasound within a box, None where the detector is not sure."""
-        return find_outline((image[box.slices] for image in self.images), strict)
-
-    def shows_text(self, area: Area) -> bool:
-        """Tell whether text stands in what is kept: that of a cine stays the same while tissue moves."""
-        darkest = np.min([image[area.box.slices] for image in self.images], axis=0)
-        return has_text(darkest, area.mask)
 
 
 def find_areas(frames: Frames, header: Dataset, options: AreaOptions, look: Look) -> list[Area]:
@@ -164,7 +117,7 @@ def _without_regions(
     spacing = stated_spacing(header)
     if mask is not None:
         area = _cropped(Area(screen, mask, doppler, spacing, "detected"))
-        if not look.shows_text(area):
+        if not look.shows_text(area.box, area.mask):
             return area
     if undetected == "reject":
         raise UnreadableError(NOT_SURE if mask is None else TEXT_DETECTED)
@@ -185,4 +138,4 @@ def text_flag(areas: list[Area], header: Dataset, look: Look) -> str:
     """Return why a person should look for text in what is kept, nothing where neither header nor pixels suggest it."""
     if states_text(header):
         return TEXT_STATED
-    return TEXT_SEEN if any(look.shows_text(area) for area in areas) else ""
+    return TEXT_SEEN if any(look.shows_text(area.box, area.mask) for area in areas) else ""

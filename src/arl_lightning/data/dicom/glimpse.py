@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from arl_lightning.data.dicom.area import Area, Look, find_areas, states_text
+from arl_lightning.data.dicom.area import Area, find_areas, states_text
+from arl_lightning.data.dicom.look import Look
 from arl_lightning.data.dicom.objects import DicomObject, open_object, reason_of
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.media import UnreadableError
@@ -52,7 +53,7 @@ def _of_object(source: Dicom, opened: DicomObject) -> Glimpse:
         areas = find_areas(frames, opened.header, replace(source.area_options, reject_text=False), look)
     except UnreadableError as error:
         return replace(seen, reason=str(error))
-    return replace(seen, areas=tuple(areas), text_seen=any(look.shows_text(area) for area in areas))
+    return replace(seen, areas=tuple(areas), text_seen=any(look.shows_text(area.box, area.mask) for area in areas))
 
 
 def drawn(units: Iterable[Unit], number: int | None) -> set[str]:

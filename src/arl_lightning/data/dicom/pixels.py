@@ -52,6 +52,11 @@ class Frames:
         self._options = self._checked_options()
         self._palette = self._read_palette() if self.photometric == PALETTE else None
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of a decoded frame."""
+        return self.height * self.width * self._options["samples_per_pixel"] * self._options["bits_allocated"] // 8
+
     def decode(self, index: int) -> np.ndarray:
         """Decode frame `index`; colour is RGB, a palette's frame holds its entries' numbers.
 
@@ -71,26 +76,39 @@ class Frames:
             raise UnreadableError(f"cannot be decoded ({type(error).__name__})") from None
         return _from_partial_range(pixels) if partial else pixels
 
-    def render(self, pixels: np.ndarray) -> np.ndarray:
+    def render(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Turn decoded pixels, or a part of a frame, to 8 bits.
 
-        Eight bits stay as they are. More are mapped through the object's window, or where it has none, from the range
-        of the pixels given, of each frame anew.
+        Eight bits stay as they are, fewer are spread over 8, always alike: black is the lowest value that can be
+        stored. More are mapped through the object's window, or where it has none, from the range of the pixels given,
+        of each frame anew.
+
+        Args:
+            pixels: (H, W) or (H, W, 3).
+            mask: bool (H, W), whose pixels' range counts; of all by default.
         """
         if self._palette is not None:
             return self._palette[np.clip(pixels, 0, len(self._palette) - 1)]
-        if self.bits_stored <= 8 and pixels.min() >= 0:
-            image = pixels.astype(np.uint8)
-            return np.uint8(2**self.bits_stored - 1) - image if self.photometric == "MONOCHROME1" else image
-        image = self._windowed(pixels) if self.photometric in GREY else scale_to_8_bit(pixels)
+        if self.bits_stored <= 8:
+            image = self._few_bits(pixels)
+        else:
+            image = self._windowed(pixels, mask) if self.photometric in GREY else _spread(pixels, mask)
         return 255 - image if self.photometric == "MONOCHROME1" else image
 
-    def _windowed(self, pixels: np.ndarray) -> np.ndarray:
+    def _few_bits(self, pixels: np.ndarray) -> np.ndarray:
+        lowest = -(2 ** (self.bits_stored - 1)) if self._options["pixel_representation"] else 0
+        if lowest == 0 and self.bits_stored == 8:
+            return pixels.astype(np.uint8)
+        highest = 2**self.bits_stored - 1
+        levels = np.rint(np.arange(highest + 1) * 255 / highest).astype(np.uint8)
+        return levels[np.clip(pixels.astype(np.int32) - lowest, 0, highest)]
+
+    def _windowed(self, pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         """Apply the modality's rescaling and the linear window of PS3.3 C.11.2.1.2.1."""
         header = self._source.header
         center, width = number(header, "WindowCenter"), number(header, "WindowWidth")
         if center is None or width is None or width < 1:
-            return scale_to_8_bit(pixels)
+            return _spread(pixels, mask)
         slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
         values = pixels * (1.0 if slope is None else slope) + (intercept or 0.0)
         share = (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
@@ -160,6 +178,12 @@ def _decoder(syntax: UID) -> Any:
     except NotImplementedError:
         pass  # told below, with decoders that are not installed
     raise UnreadableError(f"transfer syntax {syntax.name}: not supported")
+
+
+def _spread(pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Map the range of the masked pixels to 0..255."""
+    kept = pixels if mask is None else pixels[mask]
+    return scale_to_8_bit(np.clip(pixels, kept.min(), kept.max()))
 
 
 def _from_partial_range(pixels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Reads archives of DICOM ultrasound objects, de-identified on the way out."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,11 +11,13 @@ import numpy as np
 
 from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
 from arl_lightning.data.dicom.anatomy_rules import Rule, describe, first_match, load_rules, read_rules
-from arl_lightning.data.dicom.area import AreaOptions, Look, find_areas, text_flag
+from arl_lightning.data.dicom.area import TEXT_SEEN, Area, AreaOptions, find_areas, text_flag
 from arl_lightning.data.dicom.deidentify import Secret, resolve_key
 from arl_lightning.data.dicom.identity import patient_hash, probe_type, video_hash
+from arl_lightning.data.dicom.look import Look
 from arl_lightning.data.dicom.objects import DicomObject, base_folder, find_objects, open_object, reason_of
 from arl_lightning.data.dicom.pixels import Frames
+from arl_lightning.data.dicom.text import has_text
 from arl_lightning.data.dicom.timing import sampled_frames
 from arl_lightning.data.media import UnreadableError, to_grey
 from arl_lightning.data.shards.sample import Flagged, Rejected, Sample
@@ -76,7 +78,8 @@ class Dicom:
             settings into a region's corners.
         undetected: What to do with an object without usable regions whose outline is not sure: `reject` it, or `keep`
             all of its pixels, the patient's name too if it stands there.
-        reject_text: Reject objects in whose kept pixels text is seen, or which say that text is burned in.
+        reject_text: Reject objects in whose kept pixels text is seen, or which say that text is burned in. Text that
+            shows later, in a frame that the detectors had not looked at, ends the object there.
     """
 
     root: Path
@@ -122,7 +125,7 @@ class Dicom:
     def read(self, unit: Unit) -> Iterator[Sample | Rejected | Flagged]:
         """Yield an object's samples, one frame in memory at a time; what is damaged ends it with a `Rejected`.
 
-        A `Flagged` comes first where text seems to stand in what is kept.
+        A `Flagged` tells that text seems to stand in what is kept, before the first sample in which it was seen, once.
         """
         secret = resolve_key(self.key_file)
         try:
@@ -172,17 +175,21 @@ class Dicom:
         anatomy = self.anatomy or (rule.anatomy if rule else OTHER)
         look = Look(frames)
         areas = find_areas(frames, header, self.area_options, look)
-        if flag := text_flag(areas, header, look):
+        flag = text_flag(areas, header, look)
+        if flag:
             yield Flagged(unit.path, flag)
         patient, probe = patient_hash(header, secret), probe_type(header)
         is_cine = frames.num_frames > 1
         video = (video_hash(header, secret) or unit.name) if is_cine else None
         for index in sampled_frames(header, frames.num_frames, self.rate):
-            pixels = _decode(frames, index)
-            for number, area in enumerate(areas):
+            images = _kept(frames, index, areas)
+            if not flag and index not in look.pixels and _shows_text(images, areas):
+                flag = self._text_in(index, areas)
+                yield Flagged(unit.path, flag)
+            for number, (area, image) in enumerate(zip(areas, images, strict=True)):
                 part = f".{number}" if self.regions == "each" else ""
                 yield Sample(
-                    image=to_grey(area.clean(frames.render(pixels[area.box.slices]))),
+                    image=to_grey(image),
                     anatomy=DOPPLER if area.doppler else anatomy,
                     source=self.name,
                     name=f"{unit.name}{part}#{index:06d}" if is_cine else f"{unit.name}{part}",
@@ -193,6 +200,17 @@ class Dicom:
                     spacing_mm=area.spacing_mm,
                 )
 
+    def _text_in(self, index: int, areas: Sequence[Area]) -> str:
+        """Return the flag for text in a frame that the detectors had not looked at.
+
+        Raises:
+            UnreadableError: If text is refused, by option or because the detector drew the outline.
+        """
+        guessed = self.undetected == "reject" and any(area.origin == "detected" for area in areas)
+        if self.reject_text or guessed:
+            raise UnreadableError(f"frame {index}: {TEXT_SEEN}")
+        return TEXT_SEEN
+
 
 def _state(path: Path) -> tuple[int, int]:
     try:
@@ -200,6 +218,16 @@ def _state(path: Path) -> tuple[int, int]:
     except OSError:  # a DICOMDIR may list what is not there; reading tells it
         return 0, 0
     return state.st_size, state.st_mtime_ns
+
+
+def _kept(frames: Frames, index: int, areas: Sequence[Area]) -> list[np.ndarray]:
+    """Return what is kept of a frame, one image for each area."""
+    pixels = _decode(frames, index)
+    return [area.clean(frames.render(pixels[area.box.slices], area.mask)) for area in areas]
+
+
+def _shows_text(images: Sequence[np.ndarray], areas: Sequence[Area]) -> bool:
+    return any(has_text(image, area.mask) for image, area in zip(images, areas, strict=True))
 
 
 def _decode(frames: Frames, index: int) -> np.ndarray:
