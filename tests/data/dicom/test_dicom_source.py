@@ -13,10 +13,12 @@ from arl_lightning.data.dicom.objects import open_object
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.review import write_review
 from arl_lightning.data.dicom.survey import survey
+from arl_lightning.data.shards.manifest import Manifest, ShardInfo
 from arl_lightning.data.shards.sample import Flagged, Rejected, Sample
 from arl_lightning.data.sources.dicom import Dicom
 from arl_lightning.errors import UserError
 
+SHARD = ShardInfo("shard-000000.tar", 1, 10240, "0" * 64, {"liver": 1})
 REGION = region(40, 30, 359, 289, PhysicalDeltaX=0.03, PhysicalDeltaY=0.02, PhysicalUnitsXDirection=3,
                 PhysicalUnitsYDirection=3)  # fmt: skip
 
@@ -349,17 +351,54 @@ def test_a_review_shows_what_is_removed_and_finds_files(tmp_path):
     assert ((sheet[..., 1] > 200) & (sheet[..., 0] < 50) & (sheet[..., 2] < 50)).sum() > 1000  # green outlines
     rows = [line.split("\t") for line in (folder / "paths.tsv").read_text(encoding="utf-8").splitlines()]
     assert dict(rows[1:]) == {unit.name: str(source.path_of(unit)) for unit in source.units()}
-    flagged = (folder / "flagged.tsv").read_text(encoding="utf-8").splitlines()
+    flagged = (folder / "review-flagged.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[1:] for line in flagged[1:]] == [[str(root / "a/text"), "text seen in what is kept"]]
 
 
-def test_review_sheets_never_go_beside_shards(tmp_path):
-    root = archive(tmp_path / "in")
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus/manifest.json").write_text("{}")
-    for folder in (tmp_path / "corpus", tmp_path / "corpus/review"):
+@pytest.mark.parametrize(
+    "present",
+    [
+        ["manifest.json"],
+        ["train/manifest.json"],
+        ["a/manifest.json", "b/manifest.json"],
+        ["shard-0.tar"],
+        [".packing/x"],
+    ],
+)
+def test_review_sheets_never_go_among_shards(present, tmp_path):
+    root, corpus = archive(tmp_path / "in"), tmp_path / "a/corpus"
+    for path in present:
+        (corpus / path).parent.mkdir(parents=True, exist_ok=True)
+        Manifest((SHARD,), "packing 1").save((corpus / path).parent)
+        (corpus / path).parent.joinpath("manifest.json").replace(corpus / path)
+    inside = corpus / present[0]
+    for folder in (corpus, corpus / "review", inside.parent / "review", inside.parent / "some/where/deep"):
         with pytest.raises(UserError, match="holds shards"):
             write_review(Dicom(root), folder)
+    link = tmp_path / "link"
+    link.symlink_to(corpus)
+    with pytest.raises(UserError, match="holds shards"):
+        write_review(Dicom(root), link / "review")
+    assert not list(tmp_path.rglob("paths.tsv"))
+    assert write_review(Dicom(root), tmp_path / "elsewhere/deep/down").num_objects == 3
+
+
+def test_a_corpus_beside_the_review_is_none_around_it(tmp_path):
+    for name in ("corpus", "other", "page"):
+        (tmp_path / name).mkdir()
+        Manifest((SHARD,), name).save(tmp_path / name)
+    (tmp_path / "page/manifest.json").write_text('{"name": "a web page"}')
+    assert write_review(Dicom(archive(tmp_path / "in")), tmp_path / "review").num_objects == 3
+
+
+def test_a_folder_with_other_files_is_left_as_it_is(tmp_path):
+    root, folder = archive(tmp_path / "in"), tmp_path / "desk"
+    folder.mkdir(mode=0o755)
+    (folder / "letter").write_text("x")
+    with pytest.raises(UserError, match="is not empty"):
+        write_review(Dicom(root), folder)
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in folder.iterdir()] == ["letter"]
 
 
 def test_a_review_of_some_objects_draws_that_many(tmp_path):

@@ -14,14 +14,17 @@ import numpy as np
 
 from arl_lightning.data.dicom.glimpse import Glimpse, drawn, glimpse
 from arl_lightning.data.shards.manifest import FILE_NAME as MANIFEST
+from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.data.sources.dicom import Dicom
 from arl_lightning.errors import UserError
 
+WORK_FOLDER = ".packing"  # what packing leaves when it is killed
+SPLITS = ("train", "val", "test")
 TILE_WIDTH, TILE_HEIGHT, CAPTION = 480, 384, 24  # pixels
 COLUMNS, ROWS = 3, 4
 DIMMED = 0.45  # what is removed stays legible
 GREEN, RED, WHITE = (0, 220, 0), (64, 64, 255), (255, 255, 255)
-PATHS_FILE, FLAGGED_FILE = "paths.tsv", "flagged.tsv"
+PATHS_FILE, FLAGGED_FILE = "paths.tsv", "review-flagged.tsv"  # packing has a flagged.tsv, without paths
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def write_review(source: Dicom, folder: Path, num_objects: int | None = 240) -> 
         num_objects: Objects on the sheets, drawn evenly from all files; None for all.
 
     Raises:
-        UserError: If the folder holds shards or cannot be written, or as `source.units()`.
+        UserError: If the folder lies in a corpus, holds anything already or cannot be written, or as `source.units()`.
     """
     _make_folder(folder)
     names = drawn(source.units(), num_objects)
@@ -133,16 +136,40 @@ def _flags(seen: Glimpse) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    for place in (folder, folder.parent):
-        if (place / MANIFEST).exists() or any(place.glob("shard-*.tar")):
+    places = (folder.resolve(), *folder.resolve().parents)
+    for place in places:
+        if _holds_shards(place) or (place in places[:2] and _holds_splits(place)):
             raise UserError(
                 f"{folder}: {place} holds shards, and review sheets show patients' names; name another folder"
             )
     try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: is not empty; name a new folder for the review, or delete this one")
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); name another folder for the review") from error
+
+
+def _holds_shards(place: Path) -> bool:
+    """Tell whether a folder holds shards or is being packed."""
+    begun = (place / WORK_FOLDER).exists() or any(place.glob("shard-*.tar"))
+    return begun or _fingerprint(place / MANIFEST) is not None
+
+
+def _holds_splits(place: Path) -> bool:
+    """Tell whether a folder holds a corpus' splits; a corpus beside the review is another matter."""
+    told = {path.parent.name: _fingerprint(path) for path in place.glob(f"*/{MANIFEST}")}
+    splits = {name: fingerprint for name, fingerprint in told.items() if fingerprint is not None}
+    return len(set(splits.values())) < len(splits) or any(name in splits for name in SPLITS)
+
+
+def _fingerprint(manifest: Path) -> str | None:
+    """Return what a manifest's shards were packed from, None for a file of that name that is none of ours."""
+    try:
+        return Manifest.load(manifest.parent).fingerprint
+    except UserError:
+        return None
 
 
 def _one_field(path: Path) -> str:
