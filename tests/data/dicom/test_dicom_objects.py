@@ -9,7 +9,8 @@ from pydicom.fileset import FileSet
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
 from arl_lightning.data.dicom.anatomy_rules import describe
-from arl_lightning.data.dicom.objects import find_objects, open_object
+from arl_lightning.data.dicom.listing import find_objects
+from arl_lightning.data.dicom.objects import open_object
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.media import UnreadableError
 from arl_lightning.errors import UserError

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from arl_lightning.data.dicom.area import Area, find_areas, states_text
+from arl_lightning.data.dicom.failures import reason_of
 from arl_lightning.data.dicom.look import Look
-from arl_lightning.data.dicom.objects import DicomObject, open_object, reason_of
+from arl_lightning.data.dicom.objects import DicomObject, open_object
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.media import UnreadableError
 from arl_lightning.data.sources.dicom import Dicom
@@ -42,7 +43,7 @@ def glimpse(source: Dicom, unit: Unit) -> Glimpse:
         with open_object(source.path_of(unit), source.secondary_capture) as opened:
             return _of_object(source, opened)
     except Exception as error:
-        return Glimpse(reason=reason_of(error))
+        return Glimpse(reason=reason_of(error, source.root))
 
 
 def _of_object(source: Dicom, opened: DicomObject) -> Glimpse:

@@ -1,22 +1,18 @@
-"""Finds DICOM objects and opens them; what is no readable ultrasound object is told by a reason without its values.
+"""Opens DICOM objects; what is no readable ultrasound object is told by a reason without its values."""
 
-Reasons travel to logs and to files beside the shards. They are put together from fixed words: the text of an exception
-may quote a patient's name.
-"""
-
+import math
 import os
+import stat
 import struct
-import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -25,9 +21,10 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from arl_lightning.data.dicom.failures import is_of_machine, unreadable
 from arl_lightning.data.dicom.header import KEPT_TAGS, integer, quiet_pydicom, text, uid_name
+from arl_lightning.data.dicom.inflate import Inflated
 from arl_lightning.data.media import UnreadableError
-from arl_lightning.errors import UserError
 
 ULTRASOUND_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound Image Storage
@@ -48,9 +45,9 @@ OTHER_MODALITIES = (
 
 CMS_ENVELOPED = bytes.fromhex("06092a864886f70d010703")  # the object identifier 1.2.840.113549.1.7.3
 DEFER_BYTES = 2**20  # larger values stay in the file; a palette has up to 128 KiB
-DEFLATED_IN_MEMORY = 2**26  # a larger deflated object is inflated into an unnamed temporary file
-MAX_INFLATED = 2**34
-READ_BYTES = 2**20
+MAX_DEFLATED_HEADER = 2**26  # bytes that are inflated in the search of a header's end
+PREAMBLE = 128  # bytes before "DICM"
+META_GROUP = 0x0002
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
@@ -73,59 +70,6 @@ class DicomObject:
     pixel_data: PixelElement
 
 
-def find_objects(root: Path) -> Iterator[str]:
-    """List the files of an archive, sorted within each folder, as paths relative to `base_folder(root)`.
-
-    Args:
-        root: A folder, all of whose files count but hidden ones and any DICOMDIR, or a DICOMDIR, whose records count.
-
-    Raises:
-        UserError: If the root is missing or cannot be read.
-    """
-    if root.is_file():
-        return _listed(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; --root names the archive's folder or its DICOMDIR")
-    return _walk(root)
-
-
-def base_folder(root: Path) -> Path:
-    """Return the folder that an archive's paths are relative to."""
-    return root.parent if root.is_file() else root
-
-
-def _walk(root: Path) -> Iterator[str]:
-    for folder, subfolders, names in os.walk(root, onerror=_refuse_folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.upper() != "DICOMDIR":
-                yield Path(folder, name).relative_to(root).as_posix()
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); grant access to it") from error
-
-
-def _listed(dicomdir: Path) -> Iterator[str]:
-    try:
-        with quiet_pydicom():
-            records = dcmread(dicomdir, specific_tags=["DirectoryRecordSequence"]).DirectoryRecordSequence
-            named = [record.ReferencedFileID for record in records if record.get("ReferencedFileID")]
-    except Exception as error:  # a damaged DICOMDIR makes pydicom raise nearly anything
-        raise UserError(
-            f"{dicomdir}: not a DICOMDIR ({type(error).__name__}); --root names a DICOMDIR or a folder of objects"
-        ) from None
-    paths = {str(PurePosixPath(*([parts] if isinstance(parts, str) else parts))) for parts in named}
-    return iter(sorted(_inside(dicomdir.parent, path) for path in paths))
-
-
-def _inside(folder: Path, path: str) -> str:
-    """Return a record's path as it is spelt on this disk; media of ISO 9660 are often mounted in lower case."""
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise UserError(f"{folder / 'DICOMDIR'}: names files outside of its folder; --root the objects' folder instead")
-    return path if (folder / path).exists() or not (folder / path.lower()).exists() else path.lower()
-
-
 @contextmanager
 def open_object(path: Path, secondary_capture: bool = False) -> Iterator[DicomObject]:
     """Open an ultrasound object without reading its pixels.
@@ -134,94 +78,84 @@ def open_object(path: Path, secondary_capture: bool = False) -> Iterator[DicomOb
         UnreadableError: If it is none, with the reason.
     """
     with _open(path) as file:
-        syntax = _transfer_syntax(file)
-        if syntax == DeflatedExplicitVRLittleEndian:
-            with _inflated(file) as inflated:
-                yield _read_object(inflated, ExplicitVRLittleEndian, secondary_capture)
-        else:
+        syntax, start = _transfer_syntax(file)
+        if syntax != DeflatedExplicitVRLittleEndian:
+            file.seek(0)
             yield _read_object(file, syntax, secondary_capture)
-
-
-def reason_of(error: Exception) -> str:
-    """Return why an object cannot be read, without the text of an exception that is not ours: it may quote a patient.
-
-    Raises:
-        UserError: If the error is one; it is not about the object.
-    """
-    if isinstance(error, UserError):
-        raise error
-    return str(error) if isinstance(error, UnreadableError) else f"damaged ({type(error).__name__})"
+            return
+        file.seek(start)
+        with Inflated(file) as inflated:
+            yield _read_deflated(inflated, secondary_capture)
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would let nobody go on
+            raise UnreadableError("not a file")
         file = path.open("rb")
     except OSError as error:
+        if is_of_machine(error):
+            raise
         raise UnreadableError("missing" if isinstance(error, FileNotFoundError) else "cannot be opened") from None
     with file:
         yield file
 
 
-def _transfer_syntax(file: BinaryIO) -> UID | None:
-    """Return the transfer syntax, None for an object without file meta information, and stand at the file's begin."""
-    start = file.read(132)
-    file.seek(0)
+def _transfer_syntax(file: BinaryIO) -> tuple[UID | None, int]:
+    """Return the transfer syntax, None for an object without file meta information, and where that information ends."""
+    start = file.read(PREAMBLE + 4)
     if not start:
         raise UnreadableError("empty file")
     if CMS_ENVELOPED in start[:32]:
         raise UnreadableError("encrypted (CMS envelope)")
-    if start[128:] == b"DICM":
-        syntax = text(_file_meta(file), "TransferSyntaxUID")
-        if not uid_name(syntax):  # none, or a maker's own, who alone knows where its header ends
-            raise UnreadableError("transfer syntax unknown: not supported")
-        return UID(syntax)
-    # Objects from before DICOM's file format begin with an attribute of group 0008, in little or big endian.
-    if start[:2] not in (b"\x08\x00", b"\x00\x08"):
+    meta = PREAMBLE + 4 if start[PREAMBLE:] == b"DICM" else 0
+    # Some objects have lost their preamble. Those from before DICOM's file format have no file meta information
+    # either: they begin with an attribute of group 0008, in little or big endian.
+    if not meta and start[:2] in (b"\x08\x00", b"\x00\x08"):
+        return None, 0
+    if not meta and start[:2] != b"\x02\x00":
         raise UnreadableError("not DICOM")
-    return None
+    file.seek(meta)
+    information = _file_meta(file)
+    syntax = text(information, "TransferSyntaxUID")
+    if not uid_name(syntax):  # none, or a maker's own, who alone knows where its header ends
+        raise UnreadableError("transfer syntax unknown: not supported")
+    # The group length, an element of 12 bytes, counts what follows it.
+    return UID(syntax), meta + 12 + integer(information, "FileMetaInformationGroupLength")
 
 
 def _file_meta(file: BinaryIO) -> Dataset:
     try:
         with quiet_pydicom():
-            return read_file_meta_info(file.name)
+            return read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != META_GROUP)
     except Exception as error:  # damage surfaces as many types, and their texts quote values
-        raise UnreadableError(f"damaged header ({type(error).__name__})") from None
+        raise unreadable(error, "damaged header") from None
 
 
-@contextmanager
-def _inflated(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Inflate what follows the file meta information, piece by piece."""
-    # 128 bytes of preamble, "DICM", and the 12 bytes of the group length, which counts what follows it.
-    file.seek(128 + 4 + 12 + integer(_file_meta(file), "FileMetaInformationGroupLength"))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    with tempfile.SpooledTemporaryFile(DEFLATED_IN_MEMORY) as inflated:
-        try:
-            while piece := file.read(READ_BYTES):
-                while piece and not inflater.eof:
-                    inflated.write(inflater.decompress(piece, READ_BYTES))
-                    piece = inflater.unconsumed_tail
-                    if inflated.tell() > MAX_INFLATED:
-                        raise UnreadableError("deflated to more than 16 GiB")
-            inflated.write(inflater.flush())
-        except zlib.error:
-            raise UnreadableError("damaged deflate stream") from None
-        if not inflater.eof:
-            raise UnreadableError("truncated")
-        inflated.seek(0)
-        yield cast(BinaryIO, inflated)
+def _read_deflated(inflated: Inflated, secondary_capture: bool) -> DicomObject:
+    """Inflate the header, then the pixels that it states: a stream may hold a thousand times its size."""
+    inflated.inflate(MAX_DEFLATED_HEADER)
+    inflated.file.seek(0)
+    source = _read_object(inflated.file, ExplicitVRLittleEndian, secondary_capture)
+    inflated.inflate(source.pixel_data.start + min(source.pixel_data.length or 0, _stated_bytes(source.header)))
+    return source
+
+
+def _stated_bytes(header: Dataset) -> int:
+    """Return how many bytes of pixels a header states."""
+    keywords = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames")
+    return math.prod(max(integer(header, keyword, 1), 1) for keyword in keywords) // 8
 
 
 def _read_object(file: BinaryIO, syntax: UID | None, secondary_capture: bool) -> DicomObject:
-    file.seek(0)
     try:
         with quiet_pydicom():
             header = dcmread(
                 file, stop_before_pixels=True, force=True, defer_size=DEFER_BYTES, specific_tags=list(KEPT_TAGS)
             )
     except Exception as error:  # as above
-        raise UnreadableError(f"damaged header ({type(error).__name__})") from None
+        raise unreadable(error, "damaged header") from None
     syntax = syntax or _guessed_syntax(header)
     _check_class(header, secondary_capture)
     return DicomObject(header, file, syntax, _find_pixel_data(file, header, syntax))

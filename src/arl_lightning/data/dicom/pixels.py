@@ -5,14 +5,18 @@ uint8, (H, W) grey or (H, W, 3) RGB.
 """
 
 import os
-import struct
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import UID
 
+from arl_lightning.data.dicom.codestream import Extent, check_codestream
+from arl_lightning.data.dicom.decoding import Request, decode_frame
+from arl_lightning.data.dicom.encapsulated import Fragment, find_frames, read_fragments
+from arl_lightning.data.dicom.failures import unreadable
 from arl_lightning.data.dicom.header import integer, number, quiet_pydicom, text
+from arl_lightning.data.dicom.helper import decode_apart
 from arl_lightning.data.dicom.objects import DicomObject
 from arl_lightning.data.media import UnreadableError, check_size, scale_to_8_bit
 
@@ -22,11 +26,10 @@ PARTIAL_RANGE = ("YBR_PARTIAL_422",)
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", *PARTIAL_RANGE)
 PALETTE = "PALETTE COLOR"
 
-# The first of these that knows a transfer syntax decodes it, and no other has a try at what that one refuses: GDCM, the
-# only one for lossless JPEG, is a C++ library that may end the process over a damaged frame.
+# The first of these that knows a transfer syntax decodes it, and no other has a try at what that one refuses. GDCM, the
+# only one for lossless JPEG, is a C++ library that may end the process over a damaged frame: it gets one of its own.
 PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
-
-ITEM, DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+APART = ("gdcm",)
 
 
 class Frames:
@@ -48,8 +51,10 @@ class Frames:
         self.bits_stored = integer(header, "BitsStored", 8)
         self._decoder = _decoder(source.transfer_syntax)
         # Uncompressed syntaxes need none.
-        self._plugin = next((name for name in PLUGINS if name in self._decoder.available_plugins), "")
+        self.plugin = next((name for name in PLUGINS if name in self._decoder.available_plugins), "")
         self._options = self._checked_options()
+        self._extent = Extent(self.height, self.width, self._options["samples_per_pixel"], self.bits_stored)
+        self._fragments = self._checked_extent()
         self._palette = self._read_palette() if self.photometric == PALETTE else None
 
     @property
@@ -64,17 +69,30 @@ class Frames:
             UnreadableError: If it is damaged.
         """
         partial = self.photometric in PARTIAL_RANGE
-        self._source.file.seek(self._source.pixel_data.start)
+        encoded = read_fragments(self._source.file, self._fragments[index]) if self._fragments else None
+        if encoded is not None:
+            check_codestream(encoded, self._source.transfer_syntax, self._extent)
         try:
-            with quiet_pydicom():
-                # A fresh call for each frame: within one, pydicom 3.0 takes all frames but the first of uncompressed
-                # YBR_FULL_422 from wrong places.
-                pixels, _ = self._decoder.as_array(
-                    self._source.file, index=index, raw=partial, decoding_plugin=self._plugin, **self._options
-                )
+            pixels = self._decode_native(index, partial) if encoded is None else self._decode(encoded, partial)
+        except UnreadableError:
+            raise
         except Exception as error:  # decoders raise nearly anything, and their texts are not ours to pass on
-            raise UnreadableError(f"cannot be decoded ({type(error).__name__})") from None
+            raise unreadable(error, "cannot be decoded") from None
         return _from_partial_range(pixels) if partial else pixels
+
+    def _decode(self, encoded: bytes, raw: bool) -> np.ndarray:
+        request = Request(self._source.transfer_syntax, self.plugin, raw, self._options)
+        return (decode_apart if self.plugin in APART else decode_frame)(encoded, request)
+
+    def _decode_native(self, index: int, raw: bool) -> np.ndarray:
+        self._source.file.seek(self._source.pixel_data.start)
+        with quiet_pydicom():
+            # A fresh call for each frame: within one, pydicom 3.0 takes all frames but the first of uncompressed
+            # YBR_FULL_422 from wrong places.
+            pixels, _ = self._decoder.as_array(
+                self._source.file, index=index, raw=raw, number_of_frames=self.num_frames, **self._options
+            )
+        return pixels
 
     def render(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Turn decoded pixels, or a part of a frame, to 8 bits.
@@ -127,13 +145,12 @@ class Frames:
             raise UnreadableError("bit depth that is not supported")
         if integer(header, "HighBit", self.bits_stored - 1) != self.bits_stored - 1:
             raise UnreadableError("high bit that is not supported")
-        options = {
+        return {
             "rows": self.height,
             "columns": self.width,
             "samples_per_pixel": samples,
             "photometric_interpretation": "YBR_FULL_422" if self.photometric in PARTIAL_RANGE else self.photometric,
             "planar_configuration": integer(header, "PlanarConfiguration"),
-            "number_of_frames": self.num_frames,
             "bits_allocated": allocated,
             "bits_stored": self.bits_stored,
             "pixel_representation": integer(header, "PixelRepresentation"),
@@ -141,22 +158,21 @@ class Frames:
             "pixel_vr": self._source.pixel_data.vr,
             "correct_unused_bits": True,  # above the stored bits, old objects keep overlays: text
         }
-        return options | self._checked_extent(allocated * samples)
 
-    def _checked_extent(self, bits_per_pixel: int) -> dict[str, Any]:
-        """See that all frames are in the file, and return the places of encapsulated ones."""
+    def _checked_extent(self) -> list[list[Fragment]]:
+        """See that all frames are in the file, and return where encapsulated ones are."""
         file, element = self._source.file, self._source.pixel_data
         if self._source.transfer_syntax.is_encapsulated != (element.length is None):
             raise UnreadableError("pixel data that its transfer syntax does not describe")
         if element.length is None:
-            offsets = frame_offsets(file, element.start, self.num_frames)
-            return {} if offsets is None else {"extended_offsets": offsets}
+            return find_frames(file, element.start, self.num_frames)
+        bits_per_pixel = self._options["bits_allocated"] * self._options["samples_per_pixel"]
         per_pixel = 16 if self.photometric in ("YBR_FULL_422", *PARTIAL_RANGE) else bits_per_pixel
         expected = self.num_frames * self.height * self.width * per_pixel // 8
         present = file.seek(0, os.SEEK_END) - element.start
         if min(present, element.length) < expected:
             raise UnreadableError("truncated" if present < element.length else "fewer frames than stated")
-        return {}
+        return []
 
     def _read_palette(self) -> np.ndarray:
         """Return the palette's colours, uint8 (N, 3), N = 2 ^ bits stored."""
@@ -165,7 +181,7 @@ class Frames:
                 entries = np.arange(2 ** min(self.bits_stored, 16), dtype=np.uint16)
                 colours = apply_color_lut(entries[None], self._source.header)[0]  # (N, 3)
         except Exception as error:  # a damaged table
-            raise UnreadableError(f"damaged palette ({type(error).__name__})") from None
+            raise unreadable(error, "damaged palette") from None
         # Some scanners state 16 bits and fill 8 of them.
         return (colours >> 8 if colours.dtype == np.uint16 and colours.max() > 255 else colours).astype(np.uint8)
 
@@ -192,36 +208,3 @@ def _from_partial_range(pixels: np.ndarray) -> np.ndarray:
     luma *= 255 / 219
     channels = luma + 1.596 * red, luma - 0.392 * blue - 0.813 * red, luma + 2.017 * blue
     return np.rint(np.clip(np.stack(channels, axis=-1), 0, 255)).astype(np.uint8)  # 3 x (H, W) -> (H, W, 3)
-
-
-def frame_offsets(file: BinaryIO, start: int, num_frames: int) -> tuple[list[int], list[int]] | None:
-    """Walk through encapsulated pixel data and return each frame's offset and length in bytes.
-
-    Offsets count from the first fragment. None where frames have several fragments: their own table, or the marks
-    between images, must then tell them apart.
-
-    Raises:
-        UnreadableError: If the file ends before the last fragment, or there are fewer fragments than frames.
-    """
-    size = file.seek(0, os.SEEK_END)
-    position, fragments = start, []
-    while True:
-        file.seek(position)
-        head = file.read(8)
-        if len(head) < 8:
-            raise UnreadableError("truncated")
-        group, element, length = struct.unpack("<HHL", head)
-        if (group, element) == DELIMITER:
-            break
-        if (group, element) != ITEM:
-            raise UnreadableError("damaged pixel data")
-        if position + 8 + length > size:
-            raise UnreadableError("truncated")
-        fragments.append((position, length))
-        position += 8 + length
-    frames = fragments[1:]  # the first item is the table of offsets
-    if len(frames) < num_frames:
-        raise UnreadableError("fewer frames than stated")
-    if len(frames) > num_frames:
-        return None
-    return [place - frames[0][0] for place, _ in frames], [length for _, length in frames]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pydicom.dataset import Dataset
 
 from arl_lightning.data.anatomy import OTHER
+from arl_lightning.data.dicom.failures import reason_of
 from arl_lightning.data.dicom.glimpse import Glimpse, drawn, glimpse
 from arl_lightning.data.dicom.header import DESCRIPTIONS, places, texts
-from arl_lightning.data.dicom.objects import DicomObject, open_object, reason_of
+from arl_lightning.data.dicom.objects import DicomObject, open_object
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.regions import Kind, is_doppler, read_regions
 from arl_lightning.data.dicom.timing import sampled_frames
@@ -117,7 +118,7 @@ def survey(source: Dicom, num_looked_at: int = 200) -> Survey:
             with open_object(source.path_of(unit), source.secondary_capture) as opened:
                 _count_object(result, source, opened)
         except Exception as error:
-            result.rejected[reason_of(error)] += 1
+            result.rejected[reason_of(error, source.root)] += 1
             continue
         if unit.name in looked_at:
             _count_glimpse(result, glimpse(source, unit))

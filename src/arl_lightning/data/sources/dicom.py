@@ -13,9 +13,11 @@ from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
 from arl_lightning.data.dicom.anatomy_rules import Rule, describe, first_match, load_rules, read_rules
 from arl_lightning.data.dicom.area import TEXT_SEEN, Area, AreaOptions, find_areas, text_flag
 from arl_lightning.data.dicom.deidentify import Secret, resolve_key
+from arl_lightning.data.dicom.failures import reason_of
 from arl_lightning.data.dicom.identity import patient_hash, probe_type, video_hash
+from arl_lightning.data.dicom.listing import base_folder, find_objects
 from arl_lightning.data.dicom.look import Look
-from arl_lightning.data.dicom.objects import DicomObject, base_folder, find_objects, open_object, reason_of
+from arl_lightning.data.dicom.objects import DicomObject, open_object
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.text import has_text
 from arl_lightning.data.dicom.timing import sampled_frames
@@ -132,7 +134,7 @@ class Dicom:
             with open_object(self.path_of(unit, secret), self.secondary_capture) as source:
                 yield from self._samples(source, unit, secret)
         except Exception as error:  # damage surfaces as many types
-            yield Rejected(unit.path, reason_of(error))
+            yield Rejected(unit.path, reason_of(error, self.root))
 
     def survey(self) -> "Survey":
         """Return the table of what would be packed, for the dry run; it may name people: see `data/dicom/survey.py`."""
@@ -164,7 +166,7 @@ class Dicom:
 
     def _unit(self, path: str, rules: str, secret: Secret) -> Unit:
         name = secret.hash("path", path)
-        size, changed = _state(base_folder(self.root) / path)
+        size, changed = _state(base_folder(self.root) / path, self.root)
         state = secret.hash("state", str(size), str(changed), rules)
         return Unit(name, Path(name), (secret.seal(path), state), size)
 
@@ -212,11 +214,12 @@ class Dicom:
         return TEXT_SEEN
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path, root: Path) -> tuple[int, int]:
     try:
         state = path.stat()
-    except OSError:  # a DICOMDIR may list what is not there; reading tells it
-        return 0, 0
+    except OSError as error:
+        reason_of(error, root)  # ends the listing if the machine fails
+        return 0, 0  # a DICOMDIR may list what is not there; reading tells it
     return state.st_size, state.st_mtime_ns
 
 
