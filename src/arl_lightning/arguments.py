@@ -167,8 +167,8 @@ def _described(kind: Any) -> str:
         return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     if origin in (list, tuple):
         fixed = origin is tuple and Ellipsis not in inner
-        words = f"{len(inner)} words" if fixed else "words"
-        return words if inner[0] is str else f"{words}, each {_described(inner[0])}"
+        said = f"{len(inner)} words" if fixed else "words"
+        return said if inner[0] is str else f"{said}, each {_described(inner[0])}"
     if origin is dict:
         return f"NAME=VALUE, each VALUE {_described(inner[1])}"
     return _WANTED.get(kind, getattr(kind, "__name__", str(kind)))
