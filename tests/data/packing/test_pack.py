@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import itertools
@@ -19,9 +20,10 @@ import webdataset
 from PIL import Image
 
 from arl_lightning.data.packing import staging
-from arl_lightning.data.packing.command import pack_sources, shards_pack
+from arl_lightning.data.packing.command import HELD_OUT, pack_sources, shards_pack
 from arl_lightning.data.packing.report import PackReport
 from arl_lightning.data.shards.manifest import Manifest, ShardInfo
+from arl_lightning.data.sources.registry import source_class
 from arl_lightning.errors import UserError
 
 
@@ -169,7 +171,7 @@ def test_the_share_of_bad_files_is_held_from_both_sides_and_raising_it_reads_not
         f"format); all are listed in {tmp_path / 'out/rejected.tsv'}; mend or exclude them, or raise --max_bad_share"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".packing", "rejected.tsv"]
-    (part,) = (tmp_path / "out/.packing").glob("parts-*/0000000")
+    (part,) = (path for path in (tmp_path / "out/.packing/parts").iterdir() if not path.suffix)
     written = part.stat().st_mtime_ns
     os.link(part, tmp_path / "kept")  # outlives the folder
     pack_folder(root, tmp_path / "out", max_bad_share=0.05)
@@ -557,11 +559,279 @@ def test_real_images_are_packed_at_their_short_side(tmp_path, ultrasound_data):
     assert all(min(record["height"], record["width"]) == 256 for record in records(tmp_path / "out"))
 
 
+# ---------------------------------------------------------------- what a hostile hand does
+
+
+def test_a_blank_frame_in_every_clip_ties_no_patients_together(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    for clip in range(40):
+        frames = [Image.new("L", (64, 64), 0)]
+        draw = np.random.default_rng(clip)
+        frames += [Image.fromarray(draw.integers(0, 256, (64, 64), dtype=np.uint8)) for _ in range(2)]
+        frames[0].save(root / f"{clip:02d}.gif", save_all=True, append_images=frames[1:], duration=1000)
+    pack_folder(root, tmp_path / "out", "lung", splits={"train": 0.7, "val": 0.3}, drop_duplicates=True)
+    clips = {split: {r["video"] for r in records(tmp_path / "out" / split)} for split in ("train", "val")}
+    assert not clips["train"] & clips["val"]
+    assert 4 <= len(clips["val"]) <= 20
+    assert sum(len(records(tmp_path / "out" / split)) for split in clips) == 120
+
+
+def test_a_split_without_an_image_is_refused(tmp_path):
+    root = make_images(tmp_path / "in", 3)
+    with pytest.raises(UserError, match="split 'val': gets no image"):
+        pack_folder(root, tmp_path / "out", splits={"train": 0.999, "val": 0.001})
+
+
+def test_the_order_of_splits_in_a_spec_does_not_matter(tmp_path):
+    root = make_images(tmp_path / "in", 30)
+    for name, splits in (("a", {"train": 0.6, "val": 0.4}), ("b", {"val": 0.4, "train": 0.6})):
+        pack_folder(root, tmp_path / name, splits=splits, weights={"breast": 2.0})
+    assert file_bytes(tmp_path / "a") == file_bytes(tmp_path / "b")
+    names = [record["name"] for record in records(tmp_path / "a/val")]
+    assert len(set(names)) == len(names)  # `train` is weighted, not the first that is named
+
+
+def test_a_specs_weight_and_splits_are_its_own(tmp_path):
+    for name, more in (("one", "weight: 3.0\nsplits: {train: 1.0}"), ("two", "splits: {train: 0.5, val: 0.5}")):
+        make_images(tmp_path / name, 20, first=20 * (name == "two"))
+        (tmp_path / f"{name}.yaml").write_text(f"source: folder\nfolder: {name}\nanatomy: lung\n{more}\n")
+    pack_sources(tmp_path / "out", [tmp_path / "one.yaml", tmp_path / "two.yaml"], root=tmp_path, processes=1)
+    train, val = (Manifest.load(tmp_path / "out" / split).sources for split in ("train", "val"))
+    assert train["one"] == 60
+    assert set(val) == {"two"}
+    assert train["two"] + val["two"] == 20
+    assert 4 <= val["two"] <= 16
+
+
+def test_weights_need_a_split_to_train_on(tmp_path):
+    root = make_images(tmp_path / "in", 30)
+    with pytest.raises(UserError, match="weights: apply to the split 'train'"):
+        pack_folder(root, tmp_path / "out", splits={"a": 0.5, "b": 0.5}, weights={"breast": 2.0})
+
+
+@pytest.mark.parametrize("splits", [{"train": float("nan"), "val": float("nan")}, {"train": 1.5, "val": -0.5}])
+def test_splits_that_are_no_shares_are_refused(tmp_path, splits):
+    root = make_images(tmp_path / "in", 2)
+    with pytest.raises(UserError, match="shares must be above 0 and add up to 1"):
+        pack_folder(root, tmp_path / "out", splits=splits)
+
+
+def test_a_held_out_image_that_cannot_be_read_stops_packing(tmp_path):
+    root = make_images(tmp_path / "in", 30)
+    held_out = make_images(tmp_path / "held", 30)
+    (held_out / "good00.png").write_bytes((held_out / "good00.png").read_bytes()[:100])
+    with pytest.raises(UserError, match=r"^--exclude_task t: 1 of 30 files .* more than --max_bad_share 0:"):
+        pack_folder(root, tmp_path / "out", exclude_task=[f"t={held_out}"])
+
+
+def test_held_out_folders_are_told_by_their_images_not_by_their_names(tmp_path):
+    root = make_images(tmp_path / "a/images", 5)
+    other = make_images(tmp_path / "b/images", 5, first=50)
+    for index in range(5):  # the same names, other pictures
+        (other / f"good{50 + index}.png").rename(other / f"good{index:02d}.png")
+    report = pack_folder(root, tmp_path / "out", exclude_task=[f"t={other}"])
+    assert report.startswith("packed 5 images from 5 files")
+    assert "held out   0 images" in report
+
+
+def test_an_image_like_a_held_out_one_takes_its_clip_along(tmp_path, write_clip):
+    root = tmp_path / "in"
+    root.mkdir()
+    for number in range(2):
+        draw = np.random.default_rng(number)
+        frames = [Image.fromarray(draw.integers(0, 256, (64, 64), dtype=np.uint8)) for _ in range(3)]
+        frames[0].save(root / f"{number}.gif", save_all=True, append_images=frames[1:], duration=1000)
+        if number == 0:
+            (tmp_path / "held").mkdir()
+            frames[1].save(tmp_path / "held/one.png")
+    pack_folder(root, tmp_path / "out", "lung", exclude_task=[f"t={tmp_path / 'held'}"])
+    assert {record["video"] for record in records(tmp_path / "out")} == {"1.gif"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"anatomies": ["hip", "knee"]},
+        {"quality": 50},
+        {"samples_per_shard": 3},
+        {"splits": {"train": 0.5, "val": 0.5}},
+        {"weights": {"knee": 2.0}},
+        {"exclude_task": ["t={held}"]},
+        {"seed": 5},
+    ],
+)
+def test_other_options_after_a_stop_give_what_they_would_have_given_at_once(tmp_path, monkeypatch, changed):
+    root = make_images(tmp_path / "in", 12)
+    make_images(tmp_path / "held", 2, first=3)
+    changed = {name: [f"t={tmp_path / 'held'}"] if name == "exclude_task" else value for name, value in changed.items()}
+    first = {"anatomies": ["knee", "hip"], "samples_per_shard": 2}
+    for stop_after in (0, 2, 4, 9, 14):  # renames: parts, shards, moves into place
+        out = tmp_path / f"out{stop_after}"
+        _stopped_after(stop_after, monkeypatch, lambda out=out: pack_folder(root, out, "hip", **first))
+        pack_folder(root, out, "hip", **{**first, **changed})
+        straight = tmp_path / f"straight{stop_after}"
+        pack_folder(root, straight, "hip", **{**first, **changed})
+        assert file_bytes(out) == file_bytes(straight)
+
+
+class StoppedError(BaseException):
+    """Stands for a kill."""
+
+
+def _stopped_after(num_renames, monkeypatch, work):
+    rename, left = Path.replace, [num_renames]
+
+    def counted(path, target):
+        if left[0] == 0:
+            raise StoppedError
+        left[0] -= 1
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", counted)
+    with contextlib.suppress(StoppedError):
+        work()
+    monkeypatch.setattr(Path, "replace", rename)
+
+
+def test_at_every_rename_what_has_its_name_is_whole(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 8)
+    settings = {"samples_per_shard": 3, "splits": {"train": 0.6, "val": 0.4}}
+    pack_folder(root, tmp_path / "straight", **settings)
+    whole = file_bytes(tmp_path / "straight")
+    for num_renames in itertools.count():
+        out = tmp_path / str(num_renames)
+        _stopped_after(num_renames, monkeypatch, lambda out=out: pack_folder(root, out, **settings))
+        in_place = {
+            name: content
+            for name, content in file_bytes(out).items()
+            if not name.startswith(".packing") and not name.endswith(".tmp")
+        }
+        assert all(whole[name] == content for name, content in in_place.items())
+        for split in ("train", "val"):
+            if f"{split}/manifest.json" in in_place:
+                shards = {name for name in whole if name.startswith(split)}
+                assert shards <= in_place.keys()
+        if in_place == whole and not list(out.glob(".packing*")):
+            break
+    assert num_renames > 10
+
+
+def test_a_part_that_lost_its_end_is_read_again(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 4)
+    out = tmp_path / "out"
+    _stopped_after(3, monkeypatch, lambda: pack_folder(root, out))
+    (report,) = (out / ".packing/parts").glob("*.json")
+    report.write_bytes(report.read_bytes()[:10])  # as a power cut leaves it
+    pack_folder(root, out)
+    assert Manifest.load(out).num_samples == 4
+
+
+def test_a_finished_corpus_stays_finished_when_a_check_of_it_is_killed(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 4)
+    pack_folder(root, tmp_path / "out")
+
+    def killed(*_):
+        raise StoppedError
+
+    monkeypatch.setattr("arl_lightning.data.packing.pack.refuse_other_corpus", killed)
+    with pytest.raises(StoppedError):
+        pack_folder(root, tmp_path / "out")
+    monkeypatch.undo()
+    (tmp_path / "out/.packing").mkdir(exist_ok=True)  # a kill -9 would leave it
+    assert "are packed already" in pack_folder(root, tmp_path / "out")
+
+
+def test_two_packers_do_not_share_a_folder(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 4)
+    listed = staging.list_parts
+
+    def while_another_tries(*arguments):
+        with pytest.raises(UserError, match="another process packs into it"):
+            pack_folder(root, tmp_path / "out", quality=50)
+        return listed(*arguments)
+
+    monkeypatch.setattr("arl_lightning.data.packing.pack.list_parts", while_another_tries)
+    pack_folder(root, tmp_path / "out")
+    assert Manifest.load(tmp_path / "out").num_samples == 4
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from arl_lightning.data import processes
+def slow(number):
+    time.sleep(0.1)
+    Path(sys.argv[1], str(number)).touch()
+if __name__ == "__main__":
+    list(processes.run_jobs(slow, list(range(1000)), 2))
+"""
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.iterdir())) < 3:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)
+    before = len(list(tmp_path.iterdir()))
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) == before
+
+
+def test_how_the_root_is_spelt_does_not_matter(tmp_path):
+    root = make_images(tmp_path / "in", 3)
+    pack_folder(root, tmp_path / "out")
+    assert "are packed already" in pack_folder(tmp_path / "out/../in", tmp_path / "out")
+
+
+def test_an_empty_folder_of_the_users_stays(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="no such folder"):
+        pack_folder(tmp_path / "none", tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_shards_are_not_written_among_what_is_packed(tmp_path):
+    root = make_images(tmp_path / "in", 2)
+    with pytest.raises(UserError, match=r"lies in .* which is packed"):
+        pack_folder(root, root / "shards")
+
+
+def test_a_name_that_is_no_unicode_is_stored_readably(tmp_path):
+    root = make_images(tmp_path / "in", 1)
+    (root / "good00.png").rename(root / os.fsdecode(b"\xff\t.png"))
+    pack_folder(root, tmp_path / "out")
+    (record,) = records(tmp_path / "out")
+    assert record["name"] == "\\xff\t.png"
+    record["name"].encode()
+
+
+def test_a_table_keeps_its_columns(tmp_path):
+    root = make_images(tmp_path / "in", 3)
+    (root / "a\tb\nc.png").write_bytes(b"")
+    pack_folder(root, tmp_path / "out", max_bad_share=0.5)
+    rows = (tmp_path / "out/rejected.tsv").read_text().splitlines()
+    assert [len(row.split("\t")) for row in rows] == [2, 2]
+
+
+@pytest.mark.parametrize(("task", "number"), [("echonet", {"TEST"}), ("gbcu", {"test"})])
+def test_what_is_held_out_is_what_results_are_reported_on(task, number):
+    source, options = HELD_OUT[task]
+    (value,) = options.values()
+    assert {part.upper() for part in ([value] if isinstance(value, str) else value)} == {"TEST"}
+    assert set(options) <= {field.name for field in dataclasses.fields(source_class(source))}
+
+
 # ---------------------------------------------------------------- DICOM archives
 
 
 def test_an_archive_is_surveyed_reviewed_and_packed(tmp_path, ultrasound_data, monkeypatch):
-    monkeypatch.setenv("ARL_DEID_KEY", "0123456789abcdef" * 3)
+    monkeypatch.setenv("ARL_DEID_KEY", "9f3a61c4d27e805b1e94a7f06c3d82b5407be9d16fa852c3e08d3b7491c6f52a")
     words = ["--source=dicom", f"--root={ultrasound_data / 'dicom'}", "--name=site03"]
     survey = shards_pack([*words, "--dry-run"])
     assert "13" in survey

@@ -101,6 +101,34 @@ def test_a_clip_of_an_unknown_patient_is_in_one_split():
     assert not set(index["video"][orders["train"]]) & set(index["video"][orders["val"]])
 
 
+def test_a_patients_clips_are_in_one_split():
+    index = make_index(1200, patient=np.arange(1200) // 30 + 1, video=clips(120, 10))
+    orders = plan(index, splits={"train": 0.5, "val": 0.5}).orders
+    assert not set(index["patient"][orders["train"]]) & set(index["patient"][orders["val"]])
+
+
+def test_a_chain_of_pictures_each_like_the_next_does_not_become_one():
+    index = make_index(30, key=range(1, 31))
+    index["coarse"] = index["coarse"][0]
+    for place in range(30):  # each has 10 bits more than the one before: 20 bits apart at two steps
+        bits = (1 << 10 * place) - 1
+        index["detail"][place] = [(bits >> shift) % 2**64 for shift in (0, 64, 128, 192)]
+    index["detail"][26:] = index["detail"][26]
+    made = plan(index, drop_duplicates=True)
+    kept = np.flatnonzero(~made.dropped)
+    assert 0 in kept
+    distances = np.bitwise_count(index["detail"][:, None] ^ index["detail"][kept][None]).sum(-1)
+    assert distances.min(axis=1).max() <= 24  # whatever was dropped looks like something that was kept
+    assert len(kept) > 2
+
+
+def test_exact_copies_are_found_whatever_else_has_their_coarse_hash():
+    index = make_index(3, key=[1, 2, 3])
+    index["coarse"] = index["coarse"][0]
+    index["detail"][2], index["sha"][2] = index["detail"][1], index["sha"][1]
+    assert plan(index).duplicates.tolist() == [[1, 2, 0]]
+
+
 def test_lookalikes_of_two_patients_are_in_one_split():
     index = make_index(400, patient=np.arange(1, 401))
     index["coarse"][200:] = index["coarse"][:200]
@@ -178,7 +206,7 @@ def test_the_lookalike_of_the_smallest_key_stays():
     assert np.flatnonzero(made.dropped).tolist() == [2, 4]
     kept = plan(index)
     assert sorted(kept.orders[""]) == list(range(10))
-    assert [pair[:2].tolist() for pair in kept.duplicates] == [[2, 4], [2, 7]]  # each with the first
+    assert [pair[:2].tolist() for pair in kept.duplicates] == [[7, 2], [2, 4]]  # 2 and 4 have one coarse hash
 
 
 def test_frames_of_a_clip_are_duplicates_only_where_they_are_frozen():

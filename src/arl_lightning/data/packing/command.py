@@ -88,7 +88,8 @@ def pack_sources(
         root: Folder of the data set; with several specs the folder that holds them all.
         anatomy: What all images of --source show, e.g. breast; `other` if it is none of the vocabulary.
         splits: Split -> share of the patients, e.g. `{train: 0.95, val: 0.05}`; for sources whose spec names none.
-        weights: Anatomy or source -> how often its images are packed, e.g. `{cardiac: 0.5, thyroid: 2}`.
+        weights: Anatomy or source -> how often its images are packed, e.g. `{cardiac: 0.5, thyroid: 2}`; with splits,
+            in `train` alone.
         exclude_task: Downstream tasks whose test images stay out, as NAME=DIR: busi, echonet, gbcu, pocus, or any other
             name with a folder of images.
         drop_duplicates: Leave out all but one of images that look alike.
@@ -137,7 +138,7 @@ def pack_sources(
         return draw_review(jobs, review)
     if out is None:
         raise UserError("--out: missing; name the folder for the shards")
-    held_out = [_held_out(task, vocabulary) for task in exclude_task]
+    held_out = [_held_out(task, vocabulary, max_bad_share) for task in exclude_task]
     return str(
         pack(
             jobs, out, held_out, Options(seed, splits, weights, drop_duplicates, duplicate_distance),
@@ -155,14 +156,17 @@ def _job(job: Job, encoding: dict[str, Any], max_bad_share: float | None) -> Job
     return replace(job, encoding=Encoding(**changed), max_bad_share=limit)
 
 
-def _held_out(task: str, vocabulary: AnatomyVocabulary) -> Job:
+def _held_out(task: str, vocabulary: AnatomyVocabulary, max_bad_share: float | None) -> Job:
+    """Open what must stay out; an image of it that cannot be read would not, so none may be bad by default."""
     name, _, folder = task.partition("=")
     if not folder:
         raise UserError(f"--exclude_task {task}: say where its images lie, e.g. --exclude_task {task}=DIR")
-    source, options = HELD_OUT.get(name, ("folder", {"exclude": ["*_mask*"]}))
-    anatomy = "other" if source == "folder" else None
-    spec = Spec(source, anatomy=anatomy, options=options)
-    return open_spec(spec, Path(folder), True, vocabulary, f"--exclude_task {task}")
+    # A folder of images has no names of its own: under this one they are no sample's of the corpus.
+    images = ("folder", {"exclude": ["*_mask*"], "name": f"--exclude_task {name}"})
+    source, options = HELD_OUT.get(name, images)
+    spec = Spec(source, anatomy="other" if source == "folder" else None, options=options)
+    job = open_spec(spec, Path(folder), True, vocabulary, f"--exclude_task {task}")
+    return replace(job, max_bad_share=max_bad_share or 0.0)
 
 
 def survey(job: Job) -> str:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 COARSE_BITS = 4  # most bits in which the coarse hashes of a candidate pair differ
+BLANK = 2.0  # grey levels of standard deviation of an image without content
 DETAIL = ("<u8", (4,))  # a fine hash
 BRUTE_FORCE = 4096  # up to this many hashes all pairs are compared
 BLOCK = 512
@@ -22,9 +23,15 @@ PER_CLIP = 2  # frames of one clip in one bucket
 
 
 def perceptual_hashes(image: np.ndarray) -> tuple[int, tuple[int, ...]]:
-    """Return the coarse hash and the fine one, of an image (H, W) or (H, W, 3)."""
+    """Return the coarse hash and the fine one, of an image (H, W) or (H, W, 3); zeros of one without content.
+
+    A blank frame looks like every other one: it must not tie patients together. A picture's hash is never 0, as half of
+    its bits are set.
+    """
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    if small.std() < BLANK:
+        return 0, (0, 0, 0, 0)
     low = cv2.dct(small)[:16, :16]
     (coarse,) = _signs(low[:8, :8])
     return coarse, _signs(low)
@@ -63,7 +70,7 @@ def near_duplicates(coarse: np.ndarray, detail: np.ndarray, video: np.ndarray, m
 def _decide(pairs: np.ndarray, detail: np.ndarray, video: np.ndarray, max_distance: int) -> np.ndarray:
     """Return (M, 3) int64: those of the (P, 2) pairs that look alike and are not of one clip, with their distance."""
     left, right = np.minimum(pairs[:, 0], pairs[:, 1]), np.maximum(pairs[:, 0], pairs[:, 1])
-    apart = (left != right) & ((video[left] == 0) | (video[left] != video[right]))
+    apart = (left != right) & ((video[left] == 0) | (video[left] != video[right])) & detail[left].any(axis=-1)
     left, right = left[apart], right[apart]
     distance = fine_distance(detail[left], detail[right])
     alike = distance <= max_distance
@@ -137,10 +144,35 @@ def lookalikes(
     """
     found = np.full(coarse.size, -1, np.int64)
     for place, other in enumerate(others):
+        if not other:  # a blank one
+            continue
         near = np.flatnonzero(np.bitwise_count(coarse ^ other) <= COARSE_BITS)
         near = near[(fine_distance(detail[near], other_detail[place]) <= max_distance) & (found[near] < 0)]
         found[near] = place
     return found
+
+
+def representatives(key: np.ndarray, detail: np.ndarray, pairs: np.ndarray, max_distance: int) -> np.ndarray:
+    """Return (N,) int64: for each image the one that stands for it, itself where it stands for itself.
+
+    By ascending keys an image is stood for by one that it looks like, or by that one's own representative if it looks
+    like that too. So a chain of pictures, each like the next, does not become one.
+
+    Args:
+        key: (N,) uint64.
+        detail: (N, 4) uint64.
+        pairs: (M, 3) of images that look alike.
+        max_distance: Most bits in which the fine hashes of an image and its representative differ.
+    """
+    standing = np.arange(key.size)
+    swapped = key[pairs[:, 0]] > key[pairs[:, 1]]
+    earlier, later = np.where(swapped, pairs[:, 1::-1].T, pairs[:, :2].T)
+    order = np.lexsort((key[earlier], key[later]))
+    for first, second in zip(earlier[order].tolist(), later[order].tolist(), strict=True):
+        candidate = standing[first]
+        if standing[second] == second and fine_distance(detail[second], detail[candidate]) <= max_distance:
+            standing[second] = candidate
+    return standing
 
 
 def clusters(num: int, pairs: np.ndarray) -> np.ndarray:

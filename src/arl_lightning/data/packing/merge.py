@@ -14,23 +14,21 @@ import numpy as np
 
 from arl_lightning.arguments import positional
 from arl_lightning.data.packing.locate import locate_samples
-from arl_lightning.data.packing.plan import ORDER, Options, PlannedSource, repeats_of, shuffle, weights_of
+from arl_lightning.data.packing.plan import ORDER, TRAIN, Options, PlannedSource, repeats_of, shuffle, weights_of
 from arl_lightning.data.packing.report import count, human_size
 from arl_lightning.data.packing.spool import read_record
 from arl_lightning.data.packing.work import (
-    WORK_FOLDER,
+    begin,
     close_work_folder,
-    disk_errors,
-    forget_others,
-    open_work_folder,
+    forget_other_shards,
+    has_begun,
     refuse_other_corpus,
+    work_folder,
 )
 from arl_lightning.data.packing.writer import Contents, check_space, write_corpus
 from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards
 from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.errors import UserError
-
-TRAIN = "train"  # the split that weights apply to, and that corpora without splits join
 
 
 @dataclass(frozen=True)
@@ -107,17 +105,18 @@ def merge(
         raise UserError(f"--samples_per_shard {samples_per_shard}: must be at least 1")
     listed = [shard for folder in shards for shard in list_shards(folder)]
     _refuse_inside(out, shards)
+    _refuse_twice(listed)
     splits = _splits(listed, options)
     fingerprint = _fingerprint(listed, splits, options, samples_per_shard)
-    done = refuse_other_corpus(out, fingerprint)
-    if done and not (out / WORK_FOLDER).is_dir():
-        return MergeReport(out, len(shards), done, time.perf_counter() - start, was_there=True)
-    contents = _plan(listed, splits, options, fingerprint, num_processes)
-    with disk_errors(out):
-        open_work_folder(out)
-        folder = out / WORK_FOLDER / f"shards-{fingerprint[:16]}"
-        forget_others(out / WORK_FOLDER, {folder.name})
+    with work_folder(out) as work:
+        done = refuse_other_corpus(out, fingerprint)
+        if done and not has_begun(work):
+            return MergeReport(out, len(shards), done, time.perf_counter() - start, was_there=True)
+        contents = _plan(listed, splits, options, fingerprint, num_processes)
         check_space(contents, out)
+        begin(work)
+        folder = work / f"shards-{fingerprint[:16]}"
+        forget_other_shards(work, folder.name)
         manifests = write_corpus(out, folder, contents, samples_per_shard, fingerprint, num_processes)
         close_work_folder(out)
     return MergeReport(out, len(shards), manifests, time.perf_counter() - start)
@@ -129,6 +128,12 @@ def _refuse_inside(out: Path, shards: Sequence[Path]) -> None:
     for folder in shards:
         if out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out}: lies in {folder}, which is merged; choose another folder")
+
+
+def _refuse_twice(listed: Sequence[ListedShard]) -> None:
+    paths = [shard.path.resolve() for shard in listed]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"{twice[0]}: is merged twice; name each packed folder once")
 
 
 def _splits(listed: Sequence[ListedShard], options: Options) -> list[str]:

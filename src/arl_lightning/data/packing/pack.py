@@ -5,13 +5,14 @@ packing goes on where it stopped and gives the same shards, byte for byte, whate
 """
 
 import hashlib
-import shutil
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
-from arl_lightning.data.packing.plan import Options, PlannedSource, make_plan
+from arl_lightning.data.packing.plan import Options, PlannedSource, check_weights, make_plan
 from arl_lightning.data.packing.report import (
     PackReport,
     refuse_bad_share,
@@ -20,16 +21,15 @@ from arl_lightning.data.packing.report import (
     write_rejected,
 )
 from arl_lightning.data.packing.spec import Job
-from arl_lightning.data.packing.spool import read_index
+from arl_lightning.data.packing.spool import PartReport, read_index
 from arl_lightning.data.packing.staging import Listing, list_parts, read_parts
 from arl_lightning.data.packing.work import (
-    WORK_FOLDER,
+    begin,
     close_work_folder,
-    disk_errors,
-    forget_others,
-    open_work_folder,
+    forget_other_shards,
+    has_begun,
     refuse_other_corpus,
-    tidy_unless,
+    work_folder,
 )
 from arl_lightning.data.packing.writer import Contents, check_space, write_corpus
 from arl_lightning.data.processes import usable_cores
@@ -65,42 +65,45 @@ def pack(
     """
     options = options or Options()
     processes = usable_cores() if processes is None else processes
-    _check(jobs, samples_per_shard, processes)
     start = time.perf_counter()
-    with disk_errors(out):
-        going_on = open_work_folder(out)
-        work = out / WORK_FOLDER
-        anatomies = [*(vocabulary or AnatomyVocabulary()).names, OTHER]
-        with tidy_unless(going_on, work):
-            listing = list_parts(jobs, held_out, work, anatomies)
-            fingerprint = _fingerprint(listing, jobs, options, samples_per_shard)
-            done = refuse_other_corpus(out, fingerprint)
-        if done and not going_on:
-            shutil.rmtree(work)
-            return PackReport(out, done, listing.num_units, (), (), time.perf_counter() - start, was_there=True)
-        forget_others(work, {listing.folder.name, _shards_folder(fingerprint)})
+    anatomies = [*(vocabulary or AnatomyVocabulary()).names, OTHER]
+    _check(jobs, out, anatomies, options, samples_per_shard, processes)
+    with work_folder(out) as work:
+        listing = list_parts(jobs, held_out, work, anatomies)
+        num_units = sum(part.num_units for part in listing.parts if part.with_images)
+        fingerprint = _fingerprint(listing, jobs, options, samples_per_shard)
+        done = refuse_other_corpus(out, fingerprint)
+        if done and not has_begun(work):
+            return PackReport(out, done, num_units, (), (), time.perf_counter() - start, was_there=True)
+        begin(work)
+        folder = work / f"shards-{fingerprint[:16]}"
+        forget_other_shards(work, folder.name)
         reports = read_parts(listing.parts, processes)
         rejected = write_rejected(reports, out)
-        for number, job in enumerate((*jobs, *held_out)):
-            own = [part for part in listing.parts if part.source_number == number]
-            num_units = sum(part.num_units for part in own)
-            refuse_bad_share(job.source.name, [reports[part.number] for part in own], num_units, job.max_bad_share, out)
+        _check_shares(listing, reports, [*jobs, *held_out], out)
         flagged = write_flagged(reports, out)
         contents, lines = _plan(listing, jobs, anatomies, options, out)
         check_space(contents, out)
-        manifests = write_corpus(
-            out, work / _shards_folder(fingerprint), contents, samples_per_shard, fingerprint, processes
-        )
+        manifests = write_corpus(out, folder, contents, samples_per_shard, fingerprint, processes)
         close_work_folder(out)
-    return PackReport(out, manifests, listing.num_units, rejected, (*lines, *flagged), time.perf_counter() - start)
+    return PackReport(out, manifests, num_units, rejected, (*lines, *flagged), time.perf_counter() - start)
+
+
+def _check_shares(listing: Listing, reports: Sequence[PartReport], jobs: Sequence[Job], out: Path) -> None:
+    for number, job in enumerate(jobs):
+        own = [part for part in listing.parts if part.source_number == number]
+        num_units = sum(part.num_units for part in own)
+        refuse_bad_share(job.source.name, [reports[part.number] for part in own], num_units, job.max_bad_share, out)
 
 
 def _plan(
     listing: Listing, jobs: Sequence[Job], anatomies: Sequence[str], options: Options, out: Path
 ) -> tuple[Contents, tuple[str, ...]]:
     """Return what to write, and what to say of what is left out."""
-    index = read_index([part.path for part in listing.parts if part.with_images])
-    held_out = read_index([part.path for part in listing.parts if not part.with_images])
+    index, held_out = (
+        read_index([(part.path, part.number, part.source_number) for part in listing.parts if part.with_images is kept])
+        for kept in (True, False)
+    )
     sources = [PlannedSource(job.source.name, job.weight, job.splits) for job in jobs]
     plan = make_plan(index, held_out, anatomies, sources, options)
     files = [part.path for part in listing.parts]
@@ -109,7 +112,10 @@ def _plan(
     return Contents(files, index, anatomies, names, plan.orders, plan.copies), lines
 
 
-def _check(jobs: Sequence[Job], samples_per_shard: int, processes: int) -> None:
+def _check(
+    jobs: Sequence[Job], out: Path, anatomies: Sequence[str], options: Options, samples_per_shard: int, processes: int
+) -> None:
+    """Refuse, before hours of reading, what would be refused after them."""
     if samples_per_shard < 1:
         raise UserError(f"--samples_per_shard {samples_per_shard}: must be at least 1")
     if processes < 1:
@@ -117,17 +123,16 @@ def _check(jobs: Sequence[Job], samples_per_shard: int, processes: int) -> None:
     names = [job.source.name for job in jobs]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise UserError(
-            f"source '{twice[0]}' is packed twice; give each its own name (options: {{name: ...}} in a spec)"
-        )
+        raise UserError(f"source '{twice[0]}' is packed twice; give each its own name (`options: {{name: ...}}`)")
+    check_weights(options.weights, anatomies, names)
+    for job in jobs:
+        if job.source.root != Path() and out.resolve().is_relative_to(job.source.root.resolve()):
+            raise UserError(f"--out {out}: lies in {job.source.root}, which is packed; choose another folder")
 
 
 def _fingerprint(listing: Listing, jobs: Sequence[Job], options: Options, samples_per_shard: int) -> str:
     """Return a hash of all that the shards depend on."""
     planned = [(job.source.name, job.weight, sorted(job.splits.items())) for job in jobs]
-    told = repr((listing.fingerprint, planned, options, samples_per_shard))
+    chosen = json.dumps(asdict(options), sort_keys=True)
+    told = repr((listing.fingerprint, planned, chosen, samples_per_shard))
     return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _shards_folder(fingerprint: str) -> str:
-    return f"shards-{fingerprint[:16]}"

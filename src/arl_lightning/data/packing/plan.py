@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from arl_lightning.data.packing.duplicates import clusters, lookalikes, near_duplicates
+from arl_lightning.data.packing.duplicates import clusters, lookalikes, near_duplicates, representatives
 from arl_lightning.errors import UserError
 
 # The generator's streams: one use of the seed from another.
 SPLIT, COPIES, ORDER = range(3)
+
+TRAIN = "train"  # the split that weights apply to
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Options:
     Attributes:
         seed: Of the shuffle, the splits and the weights.
         splits: Split -> share of the patients, adding up to 1; empty: no splits.
-        weights: Anatomy or source -> how often its images are packed; 0.5 takes half of them, 2 stores each twice.
+        weights: Anatomy or source -> how often its images are packed; 0.5 takes half of them, 2 stores each twice. With
+            splits, in `train` alone.
         drop_duplicates: Leave out all but one of images that look alike.
         duplicate_distance: Most bits of 256 in which fine perceptual hashes of duplicates differ.
     """
@@ -47,7 +50,8 @@ class Options:
 
 def check_splits(splits: Mapping[str, float], key: str) -> None:
     """Raise a UserError unless the shares of splits add up to 1."""
-    if splits and (min(splits.values()) <= 0 or abs(sum(splits.values()) - 1) > 1e-6):
+    shares = list(splits.values())
+    if splits and not (all(0 < share <= 1 for share in shares) and abs(sum(shares) - 1) <= 1e-6):
         raise UserError(f"{key} {dict(splits)}: shares must be above 0 and add up to 1")
     for name in splits:
         if not name.isidentifier():
@@ -111,23 +115,24 @@ def make_plan(
     if np.unique(index["key"]).size < index.size:
         raise ValueError("two samples have the same source and name; a reader must give every sample its own")
     leaked, lookalike = _leaks(index, held_out, options.duplicate_distance)
-    pairs = near_duplicates(index["coarse"], index["detail"], index["video"], options.duplicate_distance)
-    pairs = _with_frozen_frames(index, pairs)
+    pairs = _lookalike_pairs(index, options.duplicate_distance)
     dropped = np.zeros(index.size, bool)
-    alike = clusters(index.size, pairs)
     if options.drop_duplicates:
-        dropped = _all_but_one(index["key"], alike, leaked > 0)
-    kept = (leaked == 0) & ~dropped
+        staying = (leaked[pairs[:, 0]] == 0) & (leaked[pairs[:, 1]] == 0)
+        dropped = _standing(index, pairs[staying], options) != np.arange(index.size)
     names = _split_names(sources, options)
-    split = _splits(index, alike, names, sources, options)
+    split = _splits(index, _standing(index, pairs, options), names, sources, options)
     weight = weights_of(index, anatomies, sources, options.weights)
+    _check_weighted_split(names, weight)
     orders, copies = {}, {}
     for number, name in enumerate(names):
-        members = np.flatnonzero(kept & (split == number))
+        members = np.flatnonzero((leaked == 0) & ~dropped & (split == number))
+        if name and not members.size:
+            raise UserError(f"split '{name}': gets no image, there are too few patients; change its share or the seed")
         # By key: the order of a shuffle whose seed is known must not lead back to that of an archive's paths.
         members = members[np.argsort(index["key"][members])]
-        # Held-out images are looked at as they are: only the first split, the one that is trained on, is weighted.
-        repeats = repeats_of(index["key"][members], weight[members], options.seed) if number == 0 else None
+        # Held-out images are looked at as they are: only what is trained on is weighted.
+        repeats = repeats_of(index["key"][members], weight[members], options.seed) if name in ("", TRAIN) else None
         order, copy = shuffle(index, members, repeats, np.random.default_rng((options.seed, ORDER, number)))
         if order.size:
             orders[name], copies[name] = order, copy
@@ -141,35 +146,44 @@ def _leaks(index: np.ndarray, held_out: np.ndarray, max_distance: int) -> tuple[
     lookalike = lookalikes(index["coarse"], index["detail"], held_out["coarse"], held_out["detail"], max_distance)
     leaked = np.zeros(index.size, np.uint8)
     leaked[lookalike >= 0] = LEAKED_IMAGE
-    for identity in ("key", "video", "patient"):
-        known = held_out[identity][held_out[identity] > 0]
-        leaked[np.isin(index[identity], known) & (leaked == 0)] = LEAKED_IMAGE if identity == "key" else LEAKED_PATIENT
+    leaked[np.isin(index["key"], held_out["key"])] = LEAKED_IMAGE
+    for identity in ("video", "patient"):
+        # Theirs that are held out, and of those whose image looks like a held-out one.
+        known = np.concatenate([held_out[identity], index[identity][leaked == LEAKED_IMAGE]])
+        leaked[np.isin(index[identity], known[known > 0]) & (leaked == 0)] = LEAKED_PATIENT
     return leaked, lookalike
 
 
-def _with_frozen_frames(index: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Add frames of one clip whose stored bytes are equal; frames that are only alike are what clips are made of."""
-    moving = np.flatnonzero(index["video"] > 0)
-    frames = np.stack([index["video"][moving], index["sha"][moving]], axis=1)
-    _, first, kind = np.unique(frames, axis=0, return_index=True, return_inverse=True)
-    left, right = moving[first[kind.ravel()]], moving
-    frozen = np.stack([left, right, np.zeros_like(left)], axis=1)[left != right]
-    return np.concatenate([pairs, frozen.astype(np.int64)])
+def _lookalike_pairs(index: np.ndarray, max_distance: int) -> np.ndarray:
+    """Return (M, 3) places of images that look alike, or are frames of a clip with equal bytes, and their distance."""
+    by_key = np.argsort(index["key"])  # which of its kind an image is compared with must not depend on the listing
+    ordered = index[by_key]
+    pairs = near_duplicates(ordered["coarse"], ordered["detail"], ordered["video"], max_distance)
+    pairs = np.unique(np.concatenate([pairs, _equal_bytes(ordered)]), axis=0)
+    pairs[:, :2] = by_key[pairs[:, :2]]
+    return pairs
 
 
-def _all_but_one(key: np.ndarray, alike: np.ndarray, leaked: np.ndarray) -> np.ndarray:
-    """Return True for all lookalikes but that of the smallest key, in whatever order they were listed."""
-    places = np.flatnonzero(~leaked)
-    places = places[np.lexsort((key[places], alike[places]))]
-    _, first = np.unique(alike[places], return_index=True)
-    stays = np.zeros(alike.size, bool)
-    stays[places[first]] = True
-    return ~stays & ~leaked
+def _equal_bytes(index: np.ndarray) -> np.ndarray:
+    """Return (M, 3) pairs of images with equal bytes, each with the first, frozen frames of one clip among them."""
+    shown = np.flatnonzero(index["coarse"])
+    _, first, kind = np.unique(index["sha"][shown], return_index=True, return_inverse=True)
+    left, right = shown[first[kind]], shown
+    return np.stack([left, right, np.zeros_like(left)], axis=1)[left != right]
+
+
+def _standing(index: np.ndarray, pairs: np.ndarray, options: Options) -> np.ndarray:
+    return representatives(index["key"], index["detail"], pairs, options.duplicate_distance)
 
 
 def _split_names(sources: Sequence[PlannedSource], options: Options) -> list[str]:
     names = dict.fromkeys(name for shares in (*(each.splits for each in sources), options.splits) for name in shares)
-    return list(names) or [""]
+    return sorted(names, key=lambda name: (name != TRAIN, name)) or [""]
+
+
+def _check_weighted_split(names: list[str], weight: np.ndarray) -> None:
+    if names != [""] and TRAIN not in names and (weight != 1).any():
+        raise UserError(f"weights: apply to the split '{TRAIN}', and there are only {', '.join(names)}; rename one")
 
 
 def _splits(
@@ -194,6 +208,16 @@ def _joined(group: np.ndarray, alike: np.ndarray) -> np.ndarray:
     return groups[clusters(groups.size, np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))][member]
 
 
+def check_weights(weights: Mapping[str, float], anatomies: Sequence[str], sources: Sequence[str]) -> None:
+    """Raise a UserError unless each weight names an anatomy or a source."""
+    for name in weights:
+        if name in anatomies and name in sources:
+            raise UserError(f"weights: '{name}' is an anatomy and a source; give the source another name")
+        if name not in anatomies and name not in sources:
+            known = ", ".join([*anatomies, *sources])
+            raise UserError(f"weights: '{name}' is neither an anatomy nor a source here; choose from {known}")
+
+
 def weights_of(
     index: np.ndarray, anatomies: Sequence[str], sources: Sequence[PlannedSource], weights: Mapping[str, float]
 ) -> np.ndarray:
@@ -202,10 +226,7 @@ def weights_of(
     Raises:
         UserError: If a weight names neither an anatomy nor a source.
     """
-    known = [*anatomies, *(source.name for source in sources)]
-    unknown = [name for name in weights if name not in known]
-    if unknown:
-        raise UserError(f"weights: '{unknown[0]}' is neither an anatomy nor a source here; choose from {known}")
+    check_weights(weights, anatomies, [source.name for source in sources])
     by_anatomy = np.array([weights.get(name, 1.0) for name in anatomies])
     by_source = np.array([source.weight * weights.get(source.name, 1.0) for source in sources])
     return by_source[index["source"]] * by_anatomy[index["anatomy"]]

@@ -7,7 +7,9 @@ place last, so that a part is either complete or absent, whenever its writer was
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -58,16 +60,18 @@ def hash64(*words: str) -> int:
 
 
 def write_part(
-    path: Path, number: int, source: Source, source_number: int, units: Iterable[Unit], encoding: Encoding,
-    anatomies: list[str], with_images: bool = True,
-) -> PartReport:  # fmt: skip
+    path: Path,
+    source: Source,
+    units: Iterable[Unit],
+    encoding: Encoding,
+    anatomies: list[str],
+    with_images: bool = True,
+) -> PartReport:
     """Read units, encode their samples, and leave `path` with the bytes and `path.npy`, `path.json` beside it.
 
     Args:
         path: The part's file.
-        number: The part's number.
         source: Reads the units.
-        source_number: The source's place among those that are packed together.
         units: What belongs to the part.
         encoding: How images are stored.
         anatomies: All anatomies, `other` included.
@@ -76,16 +80,14 @@ def write_part(
     rows = []
     rejected: list[tuple[str, str]] = []
     flagged: list[tuple[str, str]] = []
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         for unit in units:
             for item in _read(source, unit):
                 if isinstance(item, Sample):
-                    rows.append(_add(item, file, encoding, anatomies, number, source_number, with_images))
+                    rows.append(_add(item, file, encoding, anatomies, with_images))
                 else:
                     (rejected if isinstance(item, Rejected) else flagged).append((str(item.path), item.reason))
         num_bytes = file.tell()
-    temporary.replace(path)
     report = PartReport(len(rows), num_bytes, tuple(rejected), tuple(flagged))
     save_array(path.with_suffix(".npy"), np.array(rows, INDEX))
     save_json(path.with_suffix(".json"), dataclasses.asdict(report))  # last: its presence says that the part is whole
@@ -102,9 +104,7 @@ def _read(source: Source, unit: Unit) -> Iterator[Sample | Rejected | Flagged]:
         yield Rejected(unit.path, f"{type(error).__name__}: {error}"[:200])
 
 
-def _add(
-    sample: Sample, file: BinaryIO, encoding: Encoding, anatomies: list[str], part: int, source: int, with_image: bool
-) -> tuple[Any, ...]:
+def _add(sample: Sample, file: BinaryIO, encoding: Encoding, anatomies: list[str], with_image: bool) -> tuple[Any, ...]:
     image = encoding.prepare(sample.image)
     encoded = encoding.encode(image)
     digest = hashlib.sha256(encoded)
@@ -117,9 +117,9 @@ def _add(
         file.write(encoded)
     return (
         hash64(sample.source, sample.name),
-        part,
+        0,  # file and source are told by who reads the index
         _number(sample.anatomy, anatomies),
-        source,
+        0,
         start,
         start + len(record),
         len(record),
@@ -147,9 +147,9 @@ def record_of(sample: Sample, height: int, width: int, sha256: str) -> Record:
     return Record(
         anatomy=sample.anatomy,
         source=sample.source,
-        name=sample.name,
-        patient=sample.patient,
-        video=sample.video,
+        name=_text(sample.name),
+        patient=None if sample.patient is None else _text(sample.patient),
+        video=None if sample.video is None else _text(sample.video),
         frame=sample.frame,
         height=height,
         width=width,
@@ -159,40 +159,59 @@ def record_of(sample: Sample, height: int, width: int, sha256: str) -> Record:
     )
 
 
+def _text(name: str) -> str:
+    """Return a name that is valid Unicode: a file's need not be, and readers of the record would stumble over it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def read_report(path: Path) -> PartReport | None:
     """Return the report of a part that is whole, None otherwise."""
     report = path.with_suffix(".json")
-    if not report.is_file():
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        rejected, flagged = (tuple((each, why) for each, why in content[field]) for field in ("rejected", "flagged"))
+        return PartReport(content["num_samples"], content["num_bytes"], rejected, flagged)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # what a power cut leaves is read again
         return None
-    content = json.loads(report.read_text(encoding="utf-8"))
-    rejected, flagged = (tuple((each, why) for each, why in content[field]) for field in ("rejected", "flagged"))
-    return PartReport(content["num_samples"], content["num_bytes"], rejected, flagged)
 
 
-def read_index(paths: list[Path]) -> np.ndarray:
-    """Return the index of several parts, in their order, without holding it twice."""
-    sizes = [np.load(path.with_suffix(".npy"), mmap_mode="r").size for path in paths]
+def read_index(parts: Sequence[tuple[Path, int, int]]) -> np.ndarray:
+    """Return the index of parts, each with its number and that of its source, in their order, without holding it twice.
+
+    Args:
+        parts: Path, number and source of each.
+    """
+    sizes = [np.load(path.with_suffix(".npy"), mmap_mode="r").size for path, _, _ in parts]
     index = np.empty(sum(sizes), INDEX)
     start = 0
-    for path, size in zip(paths, sizes, strict=True):
-        index[start : start + size] = np.load(path.with_suffix(".npy"))
+    for (path, number, source), size in zip(parts, sizes, strict=True):
+        rows = index[start : start + size]
+        rows[:] = np.load(path.with_suffix(".npy"))
+        rows["file"], rows["source"] = number, source
         start += size
     return index
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file under a temporary name first."""
-    temporary = path.with_suffix(".npy.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         np.save(file, array)
-    temporary.replace(path)
 
 
 def save_json(path: Path, content: object) -> None:
     """Write a .json file under a temporary name first."""
-    temporary = path.with_suffix(".json.tmp")
-    # A path on disk need not be valid Unicode: escapes keep its bytes.
-    temporary.write_text(json.dumps(content), encoding="utf-8")
+    with replacing(path) as file:
+        file.write(json.dumps(content).encode())  # a path on disk need not be valid Unicode: escapes keep its bytes
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file under a temporary name; once it is on the disk, rename it into place."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -1,9 +1,10 @@
 """Reads sources, in parallel, into part files: the first half of packing, which a kill interrupts at no loss.
 
-A part is a fixed group of consecutive units. What belongs to it follows from the list of units alone, not from the
-number of processes, and a part that is whole is never read again.
+A part is a fixed group of consecutive units, named by a hash of all that it is made from: what the files are, how they
+are read and stored. So a part that is whole is never read again, also not where other parts or options have changed.
 """
 
+import dataclasses
 import hashlib
 import pickle
 import sys
@@ -19,7 +20,9 @@ import arl_lightning
 from arl_lightning.data.packing.spec import Job
 from arl_lightning.data.packing.spool import PartReport, read_report, write_part
 from arl_lightning.data.processes import run_jobs
-from arl_lightning.data.sources.source import Unit
+from arl_lightning.data.sources.source import Source, Unit
+
+PARTS_FOLDER = "parts"
 
 # A part ends at whichever comes first: small enough to be lost to a kill, large enough not to be a file an image.
 UNITS_PER_PART = 256
@@ -61,10 +64,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Listing:
-    """All parts, the folder that they lie in, and a hash of what they are made from and how."""
+    """All parts, and a hash of what they are made from and how."""
 
     parts: list[Part]
-    folder: Path
     fingerprint: str
 
     @property
@@ -85,27 +87,31 @@ def list_parts(jobs: Sequence[Job], held_out: Sequence[Job], work: Path, anatomi
     Raises:
         UserError: If a source cannot be listed.
     """
-    units_file = work / "units"
-    fingerprint = hashlib.sha256(arl_lightning.__version__.encode())
-    groups: list[tuple[int, Job, int, int]] = []  # source number, job, start in the file, units
+    units_file, folder = work / "units", work / PARTS_FOLDER
+    folder.mkdir(exist_ok=True)
+    whole = hashlib.sha256(repr((len(jobs), anatomies)).encode())
+    parts: list[Part] = []
     with units_file.open("wb") as file, tqdm(desc="list", unit=" units", mininterval=_interval()) as bar:
         for number, job in enumerate(chain(jobs, held_out)):
-            fingerprint.update(repr((job.source, job.encoding)).encode("utf-8", "surrogateescape"))
+            with_images = number < len(jobs)
+            made = repr((arl_lightning.__version__, _identity(job.source), job.encoding, anatomies, with_images))
             for units, seen in _grouped(job):
-                fingerprint.update(seen)
-                groups.append((number, job, file.tell(), len(units)))
+                digest = hashlib.sha256(f"{made} {seen}".encode("utf-8", "surrogateescape"))
+                whole.update(digest.digest())
+                path, start = folder / digest.hexdigest()[:32], file.tell()
+                parts.append(Part(path, len(parts), number, job, units_file, start, len(units), anatomies, with_images))
                 pickle.dump(units, file)
                 bar.update(len(units))
-    folder = work / f"parts-{fingerprint.hexdigest()[:16]}"
-    folder.mkdir(exist_ok=True)
-    parts = [
-        Part(folder / f"{place:07d}", place, number, job, units_file, start, count, anatomies, number < len(jobs))
-        for place, (number, job, start, count) in enumerate(groups)
-    ]
-    return Listing(parts, folder, fingerprint.hexdigest())
+    return Listing(parts, whole.hexdigest())
 
 
-def _grouped(job: Job) -> Iterator[tuple[list[Unit], bytes]]:
+def _identity(source: Source) -> str:
+    """Return what tells a source from another: its class and options, its root however it was spelt."""
+    root = source.root if source.root == Path() else source.root.resolve()
+    return repr(dataclasses.replace(source, root=root))  # type: ignore[type-var]
+
+
+def _grouped(job: Job) -> Iterator[tuple[list[Unit], str]]:
     """Yield groups of units, each with a text that changes when a file does."""
     group: list[Unit] = []
     seen: list[tuple[str, str, int, int]] = []
@@ -114,10 +120,10 @@ def _grouped(job: Job) -> Iterator[tuple[list[Unit], bytes]]:
         group.append(unit)
         seen.append((unit.name, repr(unit.details), size, changed))
         if len(group) == UNITS_PER_PART or sum(entry[2] for entry in seen) >= BYTES_PER_PART:
-            yield group, repr(seen).encode("utf-8", "surrogateescape")
+            yield group, repr(seen)
             group, seen = [], []
     if group:
-        yield group, repr(seen).encode("utf-8", "surrogateescape")
+        yield group, repr(seen)
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -147,10 +153,7 @@ def read_parts(parts: Sequence[Part], processes: int) -> list[PartReport]:
 
 def _read_part(part: Part) -> PartReport:
     job = part.job
-    return write_part(
-        part.path, part.number, job.source, part.source_number, part.units(), job.encoding, part.anatomies,
-        part.with_images,
-    )  # fmt: skip
+    return write_part(part.path, job.source, part.units(), job.encoding, part.anatomies, part.with_images)
 
 
 def _interval() -> float:

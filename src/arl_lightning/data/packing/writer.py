@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from arl_lightning.data.packing.report import human_size
-from arl_lightning.data.packing.spool import hash64, save_array, save_json
+from arl_lightning.data.packing.spool import hash64, replacing, save_array, save_json
 from arl_lightning.data.processes import run_jobs
 from arl_lightning.data.shards.manifest import Manifest, ShardInfo
 from arl_lightning.errors import UserError
@@ -106,6 +106,7 @@ def write_corpus(
         save_array(work / f"copies-{split}.npy", contents.copies[split])
         jobs += _jobs(out, work, split, len(order), samples_per_shard)
     _write_shards(jobs, processes)
+    _drop_stale(out, {job.place for job in jobs})
     manifests = {}
     for split in contents.orders:
         (out / split).mkdir(exist_ok=True)
@@ -116,6 +117,13 @@ def write_corpus(
                 job.draft.replace(job.place)
         manifests[split].save(out / split)
     return manifests
+
+
+def _drop_stale(out: Path, places: set[Path]) -> None:
+    """Delete shards that no manifest lists: those that were in place when a packing with other options was killed."""
+    for path in (*out.glob(SHARD_PATTERN), *out.glob(f"*/{SHARD_PATTERN}")):
+        if path not in places:
+            path.unlink()
 
 
 def check_space(contents: Contents, out: Path) -> None:
@@ -163,8 +171,7 @@ def _write_shard(job: _Job) -> None:
     order = np.load(job.work / f"order-{job.split}.npy", mmap_mode="r")[job.start : job.stop]
     copies = np.load(job.work / f"copies-{job.split}.npy", mmap_mode="r")[job.start : job.stop]
     rows = index[order]
-    temporary = job.draft.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(job.draft) as file:
         tar = _HashedTar(file)
         for row, copy in zip(rows, copies, strict=True):
             record, encoded = _read_sample(files[row["file"]], row)
@@ -172,7 +179,6 @@ def _write_shard(job: _Job) -> None:
             tar.add(f"{key}.{'png' if row['is_png'] else 'jpg'}", encoded)
             tar.add(f"{key}.json", record)
         tar.close()
-    temporary.replace(job.draft)
     counted = [
         {names[number]: int(count) for number, count in sorted(Counter(rows[field].tolist()).items())}
         for field, names in (("anatomy", anatomies), ("source", sources))

@@ -38,6 +38,11 @@ class Source(Protocol):
     """
 
     @property
+    def root(self) -> Path:
+        """The data set's folder, `Path()` where there are no files."""
+        ...
+
+    @property
     def name(self) -> str:
         """Name of the data set, the `source` of its samples."""
         ...
