@@ -15,7 +15,6 @@ import numpy as np
 from arl_lightning.arguments import positional
 from arl_lightning.data.packing.locate import locate_samples
 from arl_lightning.data.packing.plan import ORDER, TRAIN, Options, PlannedSource, repeats_of, shuffle, weights_of
-from arl_lightning.data.packing.report import count, human_size
 from arl_lightning.data.packing.spool import read_record
 from arl_lightning.data.packing.work import (
     begin,
@@ -28,6 +27,7 @@ from arl_lightning.data.packing.work import (
 from arl_lightning.data.packing.writer import Contents, check_space, write_corpus
 from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards
 from arl_lightning.data.shards.manifest import Manifest
+from arl_lightning.data.wording import count, human_size
 from arl_lightning.errors import UserError
 
 

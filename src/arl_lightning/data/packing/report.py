@@ -11,6 +11,7 @@ import numpy as np
 from arl_lightning.data.packing.plan import LEAKED_IMAGE, Plan
 from arl_lightning.data.packing.spool import PartReport, read_record
 from arl_lightning.data.shards.manifest import Manifest
+from arl_lightning.data.wording import count, human_size, one_line
 from arl_lightning.errors import UserError
 
 REJECTED_FILE = "rejected.tsv"
@@ -80,7 +81,7 @@ class PackReport:
     def _rejected_lines(self) -> list[str]:
         if not self.rejected:
             return ["  rejected   none"]
-        shown = [f"    {path}: {reason}" for path, reason in self.rejected[:NUM_SHOWN]]
+        shown = [f"    {one_line(path)}: {one_line(reason)}" for path, reason in self.rejected[:NUM_SHOWN]]
         more = len(self.rejected) - len(shown)
         tail = [f"    and {more:,} more"] if more else []
         return [f"  rejected   {len(self.rejected):,}, listed in {self.out / REJECTED_FILE}", *shown, *tail]
@@ -109,7 +110,7 @@ def refuse_bad_share(source: str, reports: Sequence[PartReport], num_units: int,
     share = len(rejected) / max(num_units, 1)
     if share <= max_share and num_samples:
         return
-    names = ", ".join(f"{Path(path).name} ({reason})" for path, reason in rejected[:3])
+    names = ", ".join(f"{one_line(Path(path).name)} ({reason})" for path, reason in rejected[:3])
     limit = f"more than --max_bad_share {max_share:g}" if share > max_share else "no image is left"
     fix = "mend or exclude them" + (", or raise --max_bad_share" if num_samples else "")
     raise UserError(
@@ -137,7 +138,7 @@ def write_left_out(
     leaks = [
         (
             name(index, place),
-            "looks like, or is," if plan.leaked[place] == LEAKED_IMAGE else "same patient or clip",
+            "is or looks like a held-out image" if plan.leaked[place] == LEAKED_IMAGE else "same patient or clip",
             name(held_out, plan.lookalike[place]) if plan.lookalike[place] >= 0 else "",
         )
         for place in np.flatnonzero(plan.leaked)[:MAX_LISTED]
@@ -172,16 +173,3 @@ def _one_field(text: str) -> str:
 
 def _counts(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number:,}" for name, number in Counter(dict(numbers)).most_common())
-
-
-def count(number: int, noun: str) -> str:
-    """Return `1 file`, `2 files`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def human_size(num_bytes: int) -> str:
-    """Return a size in decimal units."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes / 1000:.1f} kB"

@@ -18,10 +18,10 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from arl_lightning.data.packing.report import human_size
 from arl_lightning.data.packing.spool import hash64, replacing, save_array, save_json
 from arl_lightning.data.processes import run_jobs
 from arl_lightning.data.shards.manifest import Manifest, ShardInfo
+from arl_lightning.data.wording import human_size
 from arl_lightning.errors import UserError
 
 SHARD_PATTERN = "shard-*.tar"
