@@ -37,3 +37,12 @@ def test_real_images_are_scaled_to_the_benchmarks_size(tmp_path, ultrasound_data
     assert len(encoded) == 8
     assert stream.describe(encoded).endswith("median 503 x 656")
     assert 80_000 < sum(map(len, encoded)) / 8 < 140_000
+
+
+def test_the_packing_benchmark_prints_its_rates_and_the_plans_memory():
+    command = [sys.executable, str(STREAM.with_name("packing.py")), "--num_images", "20", "--rounds", "1"]
+    done = subprocess.run([*command, "--num_planned", "5000"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = (float(rate) for rate in re.findall(r"process(?:es)?: ([\d,]+) img/s", done.stdout))
+    assert float(re.search(r"two / one: ([\d.]+)", done.stdout)[1]) == pytest.approx(two / one, rel=0.1)
+    assert 0.05 < float(re.search(r"planned 5,000 images in \d+ s, ([\d.]+) GB", done.stdout)[1]) < 1
