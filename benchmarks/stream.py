@@ -305,4 +305,4 @@ def describe(encoded: list[bytes]) -> str:
 
 
 if __name__ == "__main__":
-    print(auto_cli(benchmark))  # noqa: T201
+    print(auto_cli(benchmark))
