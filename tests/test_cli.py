@@ -1,5 +1,15 @@
+import inspect
+import io
 import json
+import os
 import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import types
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -7,8 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from arl_lightning.cli import main
+from arl_lightning.cli import COMMANDS, Command, main
 from arl_lightning.data.packing.command import pack_sources
+from arl_lightning.data.sources.registry import SOURCES, source_class
+
+PACK_OPTIONS = [name for name in inspect.signature(pack_sources).parameters if name != "options"]
 
 # Small enough for a second: one batch of four 32 px views a step.
 TINY = [
@@ -175,6 +188,173 @@ def test_help_lists_the_commands_and_an_unknown_one_is_refused(capsys):
     assert all(command in listed for command in ("pretrain", "shards pack", "bench model"))
     assert main(["pretrian"]) == 2
     assert "pretrian" in error_line(capsys)
+
+
+ARL = [sys.executable, "-m", "arl_lightning.cli"]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Let `arl bench model` run a function without arguments."""
+
+    def install(function, **flags):
+        module = types.ModuleType("stand_in")
+        module.run = function
+        monkeypatch.setitem(sys.modules, "arl_lightning.stand_in", module)
+        monkeypatch.setitem(COMMANDS, ("bench", "model"), Command("stand_in", "run", "", **flags))
+        return ["bench", "model"]
+
+    return install
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_names_every_parameter(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    command = COMMANDS[words]
+    function = getattr(import_module(f"arl_lightning.{command.module}"), command.function)
+    names = {"pretrain": ["config", "ckpt_path", "data.shards", "run.folder"], "shards_pack": PACK_OPTIONS}.get(
+        command.function, list(inspect.signature(function).parameters)
+    )
+    assert [name for name in names if not re.search(rf"(--|\[|^  ){name}\b", said, re.IGNORECASE | re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_help_with_a_source_names_its_options(source, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["shards", "pack", "--source", source, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    names = [*inspect.signature(source_class(source)).parameters, *PACK_OPTIONS]
+    assert [name for name in names if f"--{name} " not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("shards pack --source folder --colour gray", "--colour gray: choose auto, grey or rgb"),
+        ("shards pack --source folder --quality high", "--quality high: must be a whole number"),
+        ("shards pack --source folder --exlude-task x", "--exlude-task: unknown; did you mean --exclude-task?"),
+        ("shards pack --source folder --short_side big", "--short_side big: must be a whole number or keep"),
+        ("shards pack one.yaml --root B --out Co two.yaml", "two.yaml: one word too many"),
+        ("shards verify", "--shards: missing"),
+        ("bench model --runs many", "--runs many: must be a whole number"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_in_plain_words(typed, said, capsys):
+    assert main(typed.split()) == 2
+    assert error_line(capsys).startswith(f"arl: error: {said}")
+
+
+@pytest.mark.parametrize("form", [["--exclude=*_mask*"], ["--exclude", "*_mask*"], ['--exclude=["*_mask*"]']])
+def test_a_list_with_one_word_is_taken_in_every_form(form, tmp_path, capsys):
+    for name in ("a.png", "a_mask.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, 48), np.uint8))
+    assert main(["shards", "pack", "--source=folder", f"--root={tmp_path}", "--anatomy=lung", "--dry_run", *form]) == 0
+    assert "1 files would be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/a\nb"), "/a b: Permission denied"),
+        (OSError(18, "Invalid cross-device link", "/a", None, "/b"), "/a -> /b: Invalid cross-device link"),
+        (OSError(5, "Input/output error", 3), "[Errno 5] Input/output error: 3"),
+        (OSError("cut short"), "cut short"),
+        (TimeoutError(), "TimeoutError"),
+        (BrokenPipeError(32, "Broken pipe"), "[Errno 32] Broken pipe"),  # between processes: ours are open
+    ],
+)
+def test_what_the_system_refuses_is_one_line(stand_in, capsys, error, said):
+    def fail() -> None:
+        raise error
+
+    assert main(stand_in(fail)) == 2
+    assert error_line(capsys) == f"arl: error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("resumes", "said"), [(True, "run the same command again, it goes on where it stopped"), (False, "command again")]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_so_in_one_line(stand_in, capsys, number, resumes, said):
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(stand_in(lambda: signal.raise_signal(number), resumes=resumes)) == 130
+    captured = capsys.readouterr()
+    assert captured.err.startswith("arl: stopped; ")
+    assert captured.err.endswith(f"{said}\n")
+    assert captured.err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_packing_and_merging_go_on_after_a_stop():
+    assert {words for words, command in COMMANDS.items() if command.resumes} == {
+        ("shards", "pack"),
+        ("shards", "merge"),
+    }
+
+
+def test_training_keeps_its_signals(stand_in):
+    during = []
+
+    def train() -> None:
+        during.append(signal.getsignal(signal.SIGTERM))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        main(stand_in(train, trains=True))
+    assert during == [signal.getsignal(signal.SIGTERM)]
+    assert COMMANDS["pretrain",].trains
+
+
+def test_a_handler_of_somebody_else_and_another_thread_are_let_be(stand_in):
+    during = []
+    words = stand_in(lambda: during.append(signal.getsignal(signal.SIGTERM)))
+    thread = threading.Thread(target=main, args=(words,))
+    thread.start()
+    thread.join()
+    assert during.pop() is signal.SIG_DFL
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(words) == 0
+        assert during.pop() is signal.SIG_IGN is signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_name_that_is_no_unicode_can_be_printed(stand_in, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
+    assert main(stand_in(lambda: "a\udcff.png")) == 0
+    assert written.getvalue() == b"a\\udcff.png\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_that_goes_away_is_met_in_silence(closed, unbuffered):
+    reading, writing = os.pipe()
+    os.close(reading)
+    typed = ["--help"] if closed == "stdout" else ["no", "command"]
+    with os.fdopen(writing, "wb") as output:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: output}
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run([*ARL, *typed], **streams, env=environment, check=False)
+    assert (done.stdout or b"") + (done.stderr or b"") == b""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_output_that_cannot_be_written_is_told_once():
+    with Path("/dev/full").open("wb") as output:
+        done = subprocess.run([*ARL, "--help"], stdout=output, stderr=subprocess.PIPE, check=False)
+    assert done.stderr == b"arl: error: [Errno 28] No space left on device\n"
+    assert done.returncode == 2
+
+
+def test_closed_output_is_let_be():
+    done = subprocess.run(["sh", "-c", f"{shlex.join(ARL)} --version >&-"], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,22 @@
 """The `arl` command: entry points, nothing else."""
 
+import io
+import os
+import select
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NamedTuple
 
 from arl_lightning import __version__
 from arl_lightning.errors import UserError
+
+MISTAKE = 2
+INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
 class Command(NamedTuple):
@@ -17,12 +27,16 @@ class Command(NamedTuple):
         function: Its name; its typed signature is the command line, unless it `parses`.
         summary: For `arl --help`.
         parses: Whether the function takes the words of the command line themselves.
+        resumes: Whether, stopped and called again, it goes on where it stopped.
+        trains: Whether Lightning answers to signals while it runs.
     """
 
     module: str
     function: str
     summary: str
     parses: bool = False
+    resumes: bool = False
+    trains: bool = False
 
     def run(self, program: str, arguments: Sequence[str]) -> None:
         """Call the function and print what it returns."""
@@ -38,14 +52,22 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
-    ("pretrain",): Command("pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True),
+    ("pretrain",): Command(
+        "pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True, trains=True
+    ),
     ("shards", "pack"): Command(
-        "data.packing.command", "shards_pack", "pack data sets, DICOM archives or folders into shards", parses=True
+        "data.packing.command",
+        "shards_pack",
+        "pack data sets, DICOM archives or folders into shards",
+        parses=True,
+        resumes=True,
     ),
     ("shards", "verify"): Command("data.shards.verify", "verify", "find what is wrong with packed shards, by name"),
     ("shards", "stats"): Command("data.shards.stats", "stats", "count what shards hold, as a table and a figure"),
     ("shards", "show"): Command("data.shards.show", "show", "draw a shard's images on one sheet"),
-    ("shards", "merge"): Command("data.packing.merge", "merge", "merge packed corpora into one, shuffled anew"),
+    ("shards", "merge"): Command(
+        "data.packing.merge", "merge", "merge packed corpora into one, shuffled anew", resumes=True
+    ),
     ("shards", "preflight"): Command(
         "data.stream.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
     ),
@@ -55,22 +77,85 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; a user's mistake becomes one line on stderr and status 2."""
-    from jsonargparse import ArgumentError
+    """Run a command and return its status.
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    What a user can mend becomes one line on stderr and status 2. Ctrl-C, SIGTERM and a reader of the output that goes
+    away end a command without a traceback.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
+    try:
+        try:
+            return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        finally:  # --help ends with SystemExit
+            print(end="", flush=True)
+    except OSError as error:
+        return PIPE_CLOSED if _reader_is_gone() else _refuse(_reason(error))
+
+
+def _dispatch(given: list[str]) -> int:
     if given[:1] == ["--version"]:
         print(__version__)
         return 0
     for words, command in COMMANDS.items():
         if tuple(given[: len(words)]) == words:
-            try:
-                command.run(" ".join(["arl", *words]), given[len(words) :])
-            except (UserError, ArgumentError) as error:
-                print(f"arl: error: {_one_line(error)}", file=sys.stderr)
-                return 2
-            return 0
+            return _run(command, " ".join(["arl", *words]), given[len(words) :])
     return _usage(given)
+
+
+def _run(command: Command, program: str, arguments: Sequence[str]) -> int:
+    from jsonargparse import ArgumentError
+
+    try:
+        with _sigterm_as_interrupt(command):
+            command.run(program, arguments)
+    except (UserError, ArgumentError) as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        if command.trains:
+            raise
+        then = ", it goes on where it stopped" if command.resumes else ""
+        print(f"arl: stopped; run the same command again{then}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+@contextmanager
+def _sigterm_as_interrupt(command: Command) -> Iterator[None]:
+    """Let SIGTERM unwind a command as Ctrl-C does; a handler of somebody else's stays."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if command.trains or not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _reader_is_gone() -> bool:
+    """Return whether nobody reads stdout or stderr any more; what is still to be written there is dropped.
+
+    The interpreter would try once more at its end, and complain.
+    """
+    gone = False
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            watch = select.poll()
+            watch.register(stream.fileno(), 0)
+            gone = gone or bool(watch.poll(0))  # asked for nothing, it tells of a reader that has gone
+            stream.flush()
+        except io.UnsupportedOperation:  # no file of the system's
+            continue
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return gone
+
+
+def _reason(error: OSError) -> str:
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{' -> '.join(names)}: {error.strerror}" if names else str(error) or type(error).__name__
 
 
 def _usage(given: Sequence[str]) -> int:
@@ -80,13 +165,14 @@ def _usage(given: Sequence[str]) -> int:
         lines.append(f"  {' '.join(words):18}{command.summary}")
     lines += ["", "`arl COMMAND --help` lists a command's options."]
     if not asked:
-        lines = [f"arl: error: no command '{' '.join(given[:2])}'; `arl --help` lists them"]
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+        return _refuse(f"no command '{' '.join(given[:2])}'; `arl --help` lists them")
+    print("\n".join(lines))
+    return 0
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _refuse(reason: object) -> int:
+    print(f"arl: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    return MISTAKE
 
 
 if __name__ == "__main__":
