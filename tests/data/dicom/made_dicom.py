@@ -24,7 +24,7 @@ STILL = "1.2.840.10008.5.1.4.1.1.6.1"
 CINE = "1.2.840.10008.5.1.4.1.1.3.1"
 # GDCM's encoder ends the process over frames of odd length.
 ENCODERS = {RLELossless: "pydicom", JPEGLSLossless: "pyjpegls", JPEG2000Lossless: "pylibjpeg"}
-KEY = "5f2c8e0b917d4a63a1f04bd2c39e7786"
+KEY = "9f3a61c4d27e805b1e94a7f06c3d82b5407be9d16fa852c3e08d3b7491c6f52a"
 
 
 def make(path: Path, pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **attributes: Any) -> Path:
@@ -107,3 +107,25 @@ def fan(height: int = 300, width: int = 400, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
     speckle = cv2.GaussianBlur(noise, (0, 0), 1.5)  # as broad as a scanner's beam
     return np.where(inside, np.clip(120 + 120 * speckle, 20, 220), 0).astype(np.uint8)
+
+
+REGION = region(40, 30, 359, 289, PhysicalDeltaX=0.03, PhysicalDeltaY=0.02, PhysicalUnitsXDirection=3,
+                PhysicalUnitsYDirection=3)  # fmt: skip
+
+
+def archive(root):
+    """Three good objects and one of each kind that is none."""
+    regions = {"SequenceOfUltrasoundRegions": [REGION]}
+    make(root / "a/still", fan(), TransducerType="CURVED LINEAR", StudyDescription="US LIVER", **regions)
+    frames = np.stack([fan(seed=seed) for seed in range(10)])
+    make(root / "a/cine", frames, FrameTime="100", BodyPartExamined="THYROID", TransducerType="LINEAR", **regions,
+         **jpeg(frames))  # fmt: skip
+    make(root / "a/doppler", fan(), SequenceOfUltrasoundRegions=[REGION, region(60, 60, 99, 99, 1, 2)])
+    make(root / "b/capture", fan(), SOPClassUID="1.2.840.10008.5.1.4.1.1.7", **regions)
+    make(root / "b/ct", fan(), Modality="CT")
+    (root / "b/empty").write_bytes(b"")
+    (root / "b/notes.txt").write_text("hello")
+    (root / "b/locked").write_bytes(bytes.fromhex("30820fa006092a864886f70d010703") + b"x" * 200)
+    content = (root / "a/cine").read_bytes()
+    (root / "b/cut").write_bytes(content[:-100])
+    return root

@@ -1,4 +1,4 @@
-"""Which pixels are kept: by regions, by the detector, and what is refused."""
+"""Which pixels are kept: by the detector, where text may be, and what is refused."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from arl_lightning.data.dicom.look import Look
 from arl_lightning.data.dicom.objects import open_object
 from arl_lightning.data.dicom.outline import find_outline
 from arl_lightning.data.dicom.pixels import Frames
-from arl_lightning.data.dicom.regions import Box, read_regions
+from arl_lightning.data.dicom.regions import Box
 from arl_lightning.data.dicom.text import has_text
 from arl_lightning.data.media import UnreadableError
 
@@ -30,12 +30,6 @@ def areas(path, options=RECTANGLES):
         return find_areas(frames, source.header, options, Look(frames))
 
 
-def regions_of(path):
-    with open_object(path) as source:
-        frames = Frames(source)
-        return read_regions(source.header, frames.height, frames.width)
-
-
 def write(image, text, place, size=0.5):
     cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, 255, 1, cv2.LINE_AA)
     return image
@@ -45,130 +39,6 @@ def write(image, text, place, size=0.5):
 def screen(speckle):
     """A screen of 300 x 400 filled with noise: only regions can tell what is kept."""
     return speckle(300, 400)
-
-
-# ---------------------------------------------------------------- regions
-
-
-def test_both_ends_of_a_region_are_kept(screen, tmp_path):
-    (area,) = areas(make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[region(10, 20, 109, 79)]))
-    assert area.box == Box(20, 10, 80, 110)
-    assert area.mask is None
-    assert area.origin == "regions"
-
-
-def test_a_union_leaves_zeros_between_its_regions(screen, tmp_path):
-    items = [region(10, 20, 59, 79), region(110, 100, 159, 199)]
-    (area,) = areas(make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=items))
-    cleaned = area.clean(screen[area.box.slices])
-    expected = np.zeros((180, 150), np.uint8)
-    expected[:60, :50] = screen[20:80, 10:60]
-    expected[80:, 100:] = screen[100:200, 110:160]
-    np.testing.assert_array_equal(cleaned, expected)
-
-
-def test_each_region_can_be_a_sample(screen, tmp_path):
-    items = [region(10, 20, 59, 79), region(110, 100, 159, 199)]
-    found = areas(
-        make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=items), AreaOptions(regions="each", tighten=False)
-    )
-    assert [area.box for area in found] == [Box(20, 10, 80, 60), Box(100, 110, 200, 160)]
-
-
-def test_other_regions_are_removed(screen, tmp_path):
-    # M-mode, ECG wave form, grey bar as graphics, and a bar as the scanners write it: format and type 0 and 13.
-    others = [region(200, 0, 299, 99, *kind) for kind in ((2, 1), (4, 10), (5, 13), (0, 13))]
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[region(10, 20, 109, 79), *others])
-    assert [area.box for area in areas(path)] == [Box(20, 10, 80, 110)]
-    path = make(tmp_path / "b", screen, SequenceOfUltrasoundRegions=others)
-    with pytest.raises(UnreadableError, match="no B-mode or Doppler region"):
-        areas(path)
-
-
-@pytest.mark.parametrize("kind", [(1, 2), (3, 3), (3, 4)])
-def test_colour_flow_and_spectra_are_doppler(kind, screen, tmp_path):
-    items = [region(10, 20, 109, 79), region(200, 100, 299, 199, *kind)]
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=items)
-    assert [area.doppler for area in areas(path)] == [True]
-    assert [area.doppler for area in areas(path, AreaOptions(regions="each", tighten=False))] == [False, True]
-
-
-def test_b_mode_under_a_colour_box_is_doppler(screen, tmp_path):
-    items = [region(10, 20, 209, 179), region(50, 50, 99, 99, 1, 2)]
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=items)
-    assert [area.doppler for area in areas(path, AreaOptions(regions="each", tighten=False))] == [True, True]
-
-
-def test_a_reversed_region_is_turned(screen, tmp_path):
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[region(109, 79, 10, 20)])
-    assert areas(path)[0].box == Box(20, 10, 80, 110)
-
-
-def test_a_region_without_extent_is_dropped(screen, tmp_path):
-    items = [region(50, 20, 50, 79), region(0, 0, 0, 0), region(10, 20, 109, 79)]
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=items)
-    assert areas(path)[0].box == Box(20, 10, 80, 110)
-    path = make(tmp_path / "b", screen, SequenceOfUltrasoundRegions=items[:2])
-    with pytest.raises(UnreadableError, match="no B-mode or Doppler region"):
-        areas(path)
-
-
-def test_an_edge_that_is_counted_too_far_is_clipped(screen, tmp_path):
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[region(100, 20, 400, 79)])
-    assert areas(path)[0].box == Box(20, 100, 80, 400)
-
-
-def test_regions_of_a_larger_picture_are_not_trusted(screen, tmp_path):
-    # As in examples_ybr_color.dcm: a picture scaled to 240 x 320 with the regions of 480 x 640.
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[region(84, 31, 595, 414)])
-    assert not regions_of(path).trusted
-    with pytest.raises(UnreadableError, match=NOT_SURE):
-        areas(path)
-
-
-def test_a_region_that_covers_the_screen_is_not_trusted(screen, tmp_path):
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[region(0, 0, 399, 299)])
-    with pytest.raises(UnreadableError, match=NOT_SURE):
-        areas(path)
-
-
-def test_a_small_region_is_refused(screen, tmp_path):
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[region(10, 20, 39, 99)])
-    with pytest.raises(UnreadableError, match="30x80 pixels"):
-        areas(path)
-
-
-CENTIMETRES = {"PhysicalUnitsXDirection": 3, "PhysicalUnitsYDirection": 3}
-
-
-def test_spacing_is_in_millimetres_with_four_digits(screen, tmp_path):
-    item = region(10, 20, 109, 79, PhysicalDeltaX=0.0123456, PhysicalDeltaY=-0.0234567, **CENTIMETRES)
-    assert areas(make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[item]))[0].spacing_mm == (0.2346, 0.1235)
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"PhysicalDeltaX": 0.01, "PhysicalDeltaY": 0.01, "PhysicalUnitsXDirection": 4, "PhysicalUnitsYDirection": 3},
-        {"PhysicalDeltaX": 0.0, "PhysicalDeltaY": 0.01, **CENTIMETRES},
-        {"PhysicalDeltaX": float("nan"), "PhysicalDeltaY": 0.01, **CENTIMETRES},
-        {},
-    ],
-)
-def test_spacing_that_makes_no_sense_is_unknown(attributes, screen, tmp_path):
-    item = region(10, 20, 109, 79, **attributes)
-    assert areas(make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=[item]))[0].spacing_mm is None
-
-
-def test_regions_that_disagree_have_no_common_spacing(screen, tmp_path):
-    items = [
-        region(10, 20, 109, 79, PhysicalDeltaX=0.01, PhysicalDeltaY=0.01, **CENTIMETRES),
-        region(200, 20, 299, 79, PhysicalDeltaX=0.02, PhysicalDeltaY=0.02, **CENTIMETRES),
-    ]
-    path = make(tmp_path / "a", screen, SequenceOfUltrasoundRegions=items)
-    assert areas(path)[0].spacing_mm is None
-    each = areas(path, AreaOptions(regions="each", tighten=False))
-    assert [area.spacing_mm for area in each] == [(0.1, 0.1), (0.2, 0.2)]
 
 
 # ---------------------------------------------------------------- the detector
@@ -251,9 +121,25 @@ def test_text_within_a_detected_outline_rejects(tmp_path):
 
 
 def test_image_type_tells_doppler_where_no_region_does(tmp_path):
-    for mode, doppler in (("0001", False), ("0011", True), ("0005", True), ("ABDOMEN", False)):
+    doppler_modes = ("0011", "0005", "0009", "0021", "0101", "010D", "0008")
+    words = ("ABDOMEN", "FACE", "DEAD", "ECHO", "8", "00011", "")
+    for mode, doppler in [(mode, True) for mode in doppler_modes] + [
+        (word, False) for word in ("0001", "0041", *words)
+    ]:
         path = make(tmp_path / "a", fan(), ImageType=["ORIGINAL", "PRIMARY", "", mode])
         assert areas(path)[0].doppler is doppler
+
+
+def test_m_mode_without_regions_is_refused(tmp_path):
+    for mode in ("0002", "0003", "000A"):
+        path = make(tmp_path / "a", fan(), ImageType=["ORIGINAL", "PRIMARY", "", mode])
+        with pytest.raises(UnreadableError, match="M-mode"):
+            areas(path, AreaOptions(undetected="keep"))
+        path = make(
+            tmp_path / "b", fan(), ImageType=["ORIGINAL", "PRIMARY", "", mode],
+            SequenceOfUltrasoundRegions=[region(5, 10, 394, 289)],
+        )  # fmt: skip
+        assert areas(path)
 
 
 def test_pixel_spacing_counts_where_there_is_no_region(tmp_path):

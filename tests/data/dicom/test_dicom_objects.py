@@ -1,5 +1,7 @@
 """What counts as an object, what is refused and with which words, and the two ways to list an archive."""
 
+import warnings
+
 import numpy as np
 import pytest
 from made_dicom import CINE, STILL, dataset, jpeg, make
@@ -9,6 +11,7 @@ from pydicom.fileset import FileSet
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
 from arl_lightning.data.dicom.anatomy_rules import describe
+from arl_lightning.data.dicom.header import text
 from arl_lightning.data.dicom.listing import find_objects
 from arl_lightning.data.dicom.objects import open_object
 from arl_lightning.data.dicom.pixels import Frames
@@ -74,6 +77,8 @@ def test_secondary_captures_are_an_option(tmp_path):
         assert Frames(source).num_frames == 1
     path = make(tmp_path / "b", PICTURE[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="CT")
     assert refusal(path, secondary_capture=True) == "modality CT, not US"
+    path = make(tmp_path / "c", PICTURE[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="")
+    assert "not an ultrasound image" in refusal(path, secondary_capture=True)
 
 
 def test_an_object_without_pixels_is_told(tmp_path):
@@ -192,6 +197,12 @@ def test_a_dicomdir_lists_its_objects_alone(tmp_path):
             assert Frames(source).num_frames == 3
 
 
+def test_a_dicomdir_may_lie_behind_a_link(tmp_path):
+    file_set(tmp_path / "medium")
+    (tmp_path / "mounted").symlink_to(tmp_path / "medium")
+    assert len(list(find_objects(tmp_path / "mounted/DICOMDIR"))) == 2
+
+
 def test_a_medium_mounted_in_lower_case_is_read(tmp_path):
     dicomdir = file_set(tmp_path)
     listed = list(find_objects(dicomdir))
@@ -202,12 +213,16 @@ def test_a_medium_mounted_in_lower_case_is_read(tmp_path):
     assert list(find_objects(dicomdir)) == [path.lower() for path in listed]
 
 
-def test_a_dicomdir_must_not_lead_out_of_its_folder(tmp_path):
-    dicomdir = file_set(tmp_path)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, that these are no proper values
+@pytest.mark.parametrize("path", [["..", "..", "ETC", "PASSWD"], ["LINK", "B"], ["LINK"], None])
+def test_a_dicomdir_must_not_lead_out_of_its_folder(path, tmp_path):
+    dicomdir = file_set(tmp_path / "medium")
+    make(tmp_path / "outside/B", PICTURE)
+    (tmp_path / "medium/LINK").symlink_to(tmp_path / "outside" / "B" if path == ["LINK"] else tmp_path / "outside")
     data = dcmread(dicomdir)
     for record in data.DirectoryRecordSequence:
-        if "ReferencedFileID" in record:
-            record.ReferencedFileID = ["..", "..", "ETC", "PASSWD"]
+        if "ReferencedFileID" in record:  # without any of these, as an absolute path that stays inside
+            record.ReferencedFileID = path or str(tmp_path / "medium/UNLISTED")
     data.save_as(dicomdir)
     with pytest.raises(UserError, match="outside"):
         find_objects(dicomdir)
@@ -218,6 +233,15 @@ def test_a_file_that_is_no_dicomdir_is_refused(tmp_path):
         find_objects(make(tmp_path / "a.dcm", PICTURE))
     with pytest.raises(UserError, match="not a DICOMDIR"):
         find_objects(write(tmp_path / "b", b"text"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_value_that_pydicom_warns_of_is_read(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = make(tmp_path / "a", PICTURE, PatientID="7" * 70)  # a Long String has up to 64 characters
+    with open_object(path) as source:
+        assert text(source.header, "PatientID") == "7" * 70
 
 
 def test_a_damaged_sequence_counts_as_missing(tmp_path):

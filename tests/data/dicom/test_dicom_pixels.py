@@ -256,6 +256,46 @@ def test_a_window_maps_deep_greys(tmp_path):
     assert rendered(path)[0, :5].tolist() == [0, 0, 128, 255, 255]
 
 
+def test_signed_greys_go_through_their_window(tmp_path):
+    image = np.zeros((40, 40), np.int16)
+    image[0, :4] = -2000, -1000, 0, 1000
+    path = make(tmp_path / "a.dcm", image, WindowCenter="0.5", WindowWidth="2001")
+    assert rendered(path)[0, :4].tolist() == [0, 0, 128, 255]
+
+
+def test_signed_bytes_are_mapped_alike_in_all_frames(tmp_path):
+    image = np.full((2, 40, 40), 40, np.int8)
+    image[1, 0, :3] = -128, 0, 127
+    path = make(tmp_path / "a.dcm", image)
+    assert rendered(path, 0)[1, 1] == rendered(path, 1)[1, 1] == 168
+    assert rendered(path, 1)[0, :3].tolist() == [0, 128, 255]
+
+
+def test_six_bits_are_spread_over_eight(tmp_path):
+    image = np.zeros((40, 40), np.uint8)
+    image[0, :4] = 0, 1, 32, 63  # times 255 / 63
+    assert rendered(make(tmp_path / "a.dcm", image, BitsStored=6))[0, :4].tolist() == [0, 4, 130, 255]
+    inverted = make(tmp_path / "b.dcm", image, BitsStored=6, PhotometricInterpretation="MONOCHROME1")
+    assert rendered(inverted)[0, :4].tolist() == [255, 251, 125, 0]
+
+
+def test_deep_greys_are_spread_over_the_pixels_that_are_kept(tmp_path):
+    image = np.full((40, 40), 150, np.uint16)
+    image[0, :4] = 50, 102, 250, 60_000
+    mask = np.ones((40, 40), bool)
+    mask[0, 3] = False
+    with open_object(make(tmp_path / "a.dcm", image)) as source:
+        frames = Frames(source)
+        found = frames.render(frames.decode(0), mask)
+    assert found[0, :3].tolist() == [0, 66, 255]  # 52 / 200 * 255 = 66.3
+
+
+def test_a_palette_has_no_entry_beyond_its_last(tmp_path):
+    with open_object(make(tmp_path / "a.dcm", GREY_CINE[0], **palette(8, 256))) as source:
+        found = Frames(source).render(np.array([[-1, 0, 255, 300]], np.int16))
+    assert found[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
 def test_deep_monochrome1_is_inverted_after_its_window(tmp_path):
     image = np.full((40, 40), 50, np.uint16)
     attributes = {"WindowCenter": "100.5", "WindowWidth": "101", "PhotometricInterpretation": "MONOCHROME1"}
@@ -310,6 +350,7 @@ def test_one_frame_is_decoded_for_one(tmp_path, monkeypatch):
         ({"PhotometricInterpretation": "HSV"}, "photometric"),
         ({"SamplesPerPixel": 3}, "photometric"),
         ({"BitsStored": 20}, "bit depth"),
+        ({"HighBit": 5}, "high bit"),
         ({"Rows": 0}, "no picture size"),
         ({"Rows": 20}, "at least 32"),
         ({"NumberOfFrames": 5}, "fewer frames than stated"),

@@ -31,7 +31,14 @@ def test_a_vector_of_times_counts_first():
     assert list(sampled_frames(data, 6, Fraction(2))) == [0, 3, 4]
 
 
-@pytest.mark.parametrize("vector", [["0", "100"], ["0", "-5", "5"], ["0", "0", "0"]])
+def test_a_vector_may_have_an_entry_for_each_step():
+    data = header(FrameTimeVector=["100", "100", "700", "100", "100"], FrameTime="10")
+    assert list(frame_times(data, 6)) == [Fraction(n, 10) for n in (0, 1, 2, 9, 10, 11)]
+
+
+@pytest.mark.parametrize(
+    "vector", [["10"], ["0", "100", "100", "100"], ["0", "-5", "50"], ["-5", "50"], ["7", "0", "0"], ["0", "0"]]
+)
 def test_a_vector_that_cannot_be_is_ignored(vector):
     assert list(frame_times(header(FrameTimeVector=vector, FrameTime="40"), 3)) == [0, Fraction(1, 25), Fraction(2, 25)]
 

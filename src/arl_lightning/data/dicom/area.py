@@ -16,13 +16,17 @@ from arl_lightning.data.dicom.regions import (
     Box,
     Kind,
     Region,
+    bounding_box,
     common_spacing,
     is_doppler,
+    is_m_mode,
     read_regions,
     stated_spacing,
 )
 from arl_lightning.data.media import UnreadableError, check_size
 
+M_MODE = "M-mode, and no usable regions"
+COVERED = "B-mode or Doppler region that is covered by others"
 NOT_SURE = "no usable regions, and the detector is not sure of the outline"
 TEXT_DETECTED = "no usable regions, and text within the detected outline"
 TEXT_SEEN = "burned-in text seen"
@@ -73,10 +77,12 @@ def find_areas(frames: Frames, header: Dataset, options: AreaOptions, look: Look
     regions = read_regions(header, frames.height, frames.width)
     if regions.kept and regions.trusted:
         groups = [[region] for region in regions.kept] if options.regions == "each" else [list(regions.kept)]
-        areas = [_of_regions(group, look, options.tighten) for group in groups]
+        areas = [_of_regions(group, regions.removed, look, options.tighten) for group in groups]
     elif regions.num_stated and regions.trusted:
         raise UnreadableError("no B-mode or Doppler region")
     else:
+        if is_m_mode(header):
+            raise UnreadableError(M_MODE)
         doppler = is_doppler(header) or any(region.kind is Kind.DOPPLER for region in regions.kept)
         areas = [_without_regions(frames, header, doppler, look, options.undetected)]
     for area in areas:
@@ -91,20 +97,17 @@ def states_text(header: Dataset) -> bool:
     return text(header, "BurnedInAnnotation").upper() == "YES"
 
 
-def _of_regions(regions: list[Region], look: Look, tighten: bool) -> Area:
-    boxes = [region.box for region in regions]
-    union = Box(
-        min(box.top for box in boxes),
-        min(box.left for box in boxes),
-        max(box.bottom for box in boxes),
-        max(box.right for box in boxes),
-    )
+def _of_regions(regions: list[Region], removed: tuple[Box, ...], look: Look, tighten: bool) -> Area:
+    union = bounding_box([region.box for region in regions])
     mask = np.zeros((union.bottom - union.top, union.right - union.left), bool)
     for region in regions:
-        top, left = region.box.top - union.top, region.box.left - union.left
         outline = look.outline(region.box, strict=False) if tighten and region.two_dimensional else None
-        part = mask[top : top + region.box.bottom - region.box.top, left : left + region.box.right - region.box.left]
-        part |= True if outline is None else outline
+        mask[region.box.within(union)] |= True if outline is None else outline
+    for box in removed:
+        if box.overlaps(union):
+            mask[box.within(union)] = False
+    if not mask.any():
+        raise UnreadableError(COVERED)
     doppler = any(region.kind is Kind.DOPPLER for region in regions)
     return _cropped(Area(union, mask, doppler, common_spacing(regions), "regions"))
 

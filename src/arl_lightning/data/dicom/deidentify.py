@@ -6,16 +6,19 @@ Without the key nobody can test a guess: an unkeyed hash of a patient's number f
 import hashlib
 import hmac
 import os
+import re
 import stat
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 from arl_lightning.errors import UserError
 
 KEY_VARIABLE = "ARL_DEID_KEY"
-MIN_KEY_LENGTH = 32  # characters; `openssl rand -hex 32` gives 64
-MIN_DISTINCT = 8  # fewer different characters are a placeholder, not a random key
+# 256 bits in hexadecimal or base64, with the fewest distinct characters that a random key has but once in 10^6.
+KEY_FORMS = ((re.compile(r"[0-9A-Fa-f]{64,}"), 10), (re.compile(r"[\w+/-]{43,}={0,2}", re.ASCII), 20))
+MAX_NEIGHBOURS = 0.5  # share of characters that are the one before them, or the next to it in the alphabet
 HASH_BYTES = 16  # 128 bits: two of 10^9 objects collide with a chance below 1e-20
 MAKE_KEY = "make one with `openssl rand -hex 32` and keep it inside of your institution"
 
@@ -75,17 +78,25 @@ def resolve_key(key_file: Path | None = None, environment: Mapping[str, str] = o
     """Read the key from a file, or from `ARL_DEID_KEY` where no file is named.
 
     Raises:
-        UserError: If there is no key, it is too short, or others may read its file.
+        UserError: If there is no key, it is no random one of 256 bits, or others may read its file.
     """
     place = str(key_file) if key_file else KEY_VARIABLE
     key = (_read_key(key_file) if key_file else environment.get(KEY_VARIABLE, "")).strip()
     if not key:
         raise UserError(f"{place}: holds no key, and DICOM is packed only de-identified with one; {MAKE_KEY}")
-    if len(key) < MIN_KEY_LENGTH or len(set(key)) < MIN_DISTINCT:
-        raise UserError(
-            f"{place}: the key can be guessed; it needs at least {MIN_KEY_LENGTH} random characters: {MAKE_KEY}"
-        )
+    if not _looks_random(key):
+        raise UserError(f"{place}: the key can be guessed; it needs 64 random hexadecimal digits: {MAKE_KEY}")
     return Secret(hashlib.sha256(b"arl-dicom\0" + _encode(key)).digest())
+
+
+def _looks_random(key: str) -> bool:
+    """Refuse words, placeholders, repetitions and runs; what people invent cannot be told from chance for sure."""
+    if not any(form.fullmatch(key) and len(set(key)) >= distinct for form, distinct in KEY_FORMS):
+        return False
+    if any(key[period:] == key[:-period] for period in range(1, len(key) // 2 + 1)):
+        return False
+    neighbours = sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(key))
+    return neighbours <= MAX_NEIGHBOURS * len(key)
 
 
 def _read_key(path: Path) -> str:

@@ -12,10 +12,15 @@ PROBES = (("CURVED", "convex"), ("CONVEX", "convex"), ("SECTOR", "sector"), ("PH
 
 def patient_hash(header: Dataset, secret: Secret) -> str | None:
     """Return the hash of Patient ID and its issuer; without an ID that of the study, as one study is one patient."""
-    patient, study = text(header, "PatientID"), text(header, "StudyInstanceUID")
+    patient, study = _whole(header, "PatientID"), text(header, "StudyInstanceUID")
     if patient:
-        return secret.hash("patient", patient, text(header, "IssuerOfPatientID"))
+        return secret.hash("patient", patient, _whole(header, "IssuerOfPatientID"))
     return secret.hash("study", study) if study else None
+
+
+def _whole(header: Dataset, keyword: str) -> str:
+    """Return an attribute of one value, which a backslash that somebody typed has turned to several."""
+    return "\\".join(texts(header, keyword))
 
 
 def video_hash(header: Dataset, secret: Secret) -> str | None:

@@ -1,10 +1,12 @@
 """Reads SequenceOfUltrasoundRegions (PS3.3 C.8.5.5): which rectangles of a picture are ultrasound, and of what kind."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from arl_lightning.data.dicom.header import integer, items, number, numbers, places
@@ -17,9 +19,13 @@ CENTIMETRES = 3  # Physical Units X and Y Direction
 
 # Bits of value 4 of Image Type (C.8.5.6.1.1): CW, PW and colour Doppler, colour M-mode, colour power mode.
 DOPPLER_MODES = 0x0004 | 0x0008 | 0x0010 | 0x0020 | 0x0100
+M_MODE = 0x0002
+MODES = re.compile("0[0-9A-F]{3}|[0-9]{4}")  # some scanners write a word there, such as FACE
+LOW_PRIORITY = 0x1  # bit of Region Flags: other regions lie above this one
 
 TOLERANCE = 2  # pixels by which scanners count a right or lower edge too far
-WHOLE_SHARE = 0.97  # of height and of width; larger regions say nothing about where the banner is
+WHOLE_SHARE = 0.97  # of height and of width; regions that span more say nothing about where the banner is,
+COVERED_SHARE = 0.9  # if they cover this share of the screen
 SPACING_AGREEMENT = 0.01  # relative
 
 
@@ -42,6 +48,11 @@ class Box(NamedTuple):
     def slices(self) -> tuple[slice, slice]:
         """Return the index of the box in an image."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def within(self, outer: "Box") -> tuple[slice, slice]:
+        """Return the index of the box in an image of another that it overlaps."""
+        top, left = max(self.top - outer.top, 0), max(self.left - outer.left, 0)
+        return slice(top, self.bottom - outer.top), slice(left, self.right - outer.left)
 
     def overlaps(self, other: "Box") -> bool:
         """Tell whether the two share a pixel."""
@@ -73,11 +84,13 @@ class Regions:
 
     Attributes:
         kept: B-mode and Doppler regions, in their order.
+        removed: Where regions of other kinds may cover them.
         num_stated: Regions of all kinds.
-        trusted: False where the regions cannot be those of this picture, or cover all of it.
+        trusted: False where the regions cannot be those of this picture, or those that are kept cover all of it.
     """
 
     kept: tuple[Region, ...]
+    removed: tuple[Box, ...]
     num_stated: int
     trusted: bool
 
@@ -86,32 +99,63 @@ def read_regions(header: Dataset, height: int, width: int) -> Regions:
     """Return an object's regions, clipped to the picture; those without pixels are dropped, reversed ones turned.
 
     A region that ends beyond the picture belongs to a picture of another size: a viewer scaled or cut it and kept the
-    header. Where such a region is, none is trusted.
+    header. Where such a region is, or one whose location is missing, none is trusted.
     """
     stated = list(items(header, "SequenceOfUltrasoundRegions"))
-    boxes = [_read_box(item) for item in stated]
-    inside = all(box.bottom <= height + TOLERANCE and box.right <= width + TOLERANCE for box in boxes)
-    regions = []
-    for item, box in zip(stated, boxes, strict=True):
+    located = [(item, box) for item in stated if (box := _read_box(item)) is not None]
+    inside = all(box.bottom <= height + TOLERANCE and box.right <= width + TOLERANCE for _, box in located)
+    kept, removed = [], []
+    for item, box in located:
         kind = _kind(item)
         clipped = Box(max(box.top, 0), max(box.left, 0), min(box.bottom, height), min(box.right, width))
-        if kind and clipped.top < clipped.bottom and clipped.left < clipped.right:
+        if clipped.top >= clipped.bottom or clipped.left >= clipped.right:
+            continue
+        if kind is not None:
             two_dimensional = integer(item, "RegionSpatialFormat") == TWO_DIMENSIONAL
-            regions.append(Region(clipped, kind, _spacing(item), two_dimensional))
-    whole = any(
-        box.bottom - box.top >= WHOLE_SHARE * height and box.right - box.left >= WHOLE_SHARE * width
-        for box in (region.box for region in regions)
-    )
-    return Regions(_with_overlaps(regions), len(stated), inside and not whole)
+            kept.append(Region(clipped, kind, _spacing(item), two_dimensional))
+        elif not integer(item, "RegionFlags") & LOW_PRIORITY:
+            removed.append(clipped)
+    trusted = inside and len(located) == len(stated) and not _covers([region.box for region in kept], height, width)
+    return Regions(_with_overlaps(kept), tuple(removed), len(stated), trusted)
 
 
 def is_doppler(header: Dataset) -> bool:
     """Tell whether Image Type states a Doppler mode, for objects whose regions say nothing."""
-    modes = places(header, "ImageType")[3:4]
-    try:
-        return bool(modes and int(modes[0], 16) & DOPPLER_MODES)
-    except ValueError:  # some scanners write a word there
+    return bool(_modes(header) & DOPPLER_MODES)
+
+
+def is_m_mode(header: Dataset) -> bool:
+    """Tell whether Image Type states M-mode."""
+    return bool(_modes(header) & M_MODE)
+
+
+def _modes(header: Dataset) -> int:
+    """Return value 4 of Image Type, 0 where it is none."""
+    stated = "".join(places(header, "ImageType")[3:4]).upper()
+    return int(stated, 16) if MODES.fullmatch(stated) else 0
+
+
+def bounding_box(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box around others."""
+    return Box(
+        min(box.top for box in boxes),
+        min(box.left for box in boxes),
+        max(box.bottom for box in boxes),
+        max(box.right for box in boxes),
+    )
+
+
+def _covers(boxes: Sequence[Box], height: int, width: int) -> bool:
+    """Tell whether boxes together cover a screen."""
+    if not boxes:
         return False
+    around = bounding_box(boxes)
+    if around.bottom - around.top < WHOLE_SHARE * height or around.right - around.left < WHOLE_SHARE * width:
+        return False
+    covered = np.zeros((height, width), bool)
+    for box in boxes:
+        covered[box.slices] = True
+    return bool(covered.mean() >= COVERED_SHARE)
 
 
 def common_spacing(regions: Sequence[Region]) -> tuple[float, float] | None:
@@ -133,8 +177,11 @@ def stated_spacing(header: Dataset) -> tuple[float, float] | None:
     return _rounded(float(spacing[0]), float(spacing[1])) if len(spacing) == 2 else None
 
 
-def _read_box(item: Dataset) -> Box:
-    """Read a location; both of its ends are pixels of the region."""
+def _read_box(item: Dataset) -> Box | None:
+    """Read a location, None where a part of it is missing; both of its ends are pixels of the region."""
+    keywords = ("RegionLocationMinX0", "RegionLocationMaxX1", "RegionLocationMinY0", "RegionLocationMaxY1")
+    if not all(numbers(item, keyword) for keyword in keywords):
+        return None
     left, right = sorted((integer(item, "RegionLocationMinX0"), integer(item, "RegionLocationMaxX1")))
     top, bottom = sorted((integer(item, "RegionLocationMinY0"), integer(item, "RegionLocationMaxY1")))
     # Equal ends are a region without extent, not one of a single pixel.

@@ -24,12 +24,13 @@ def sampled_frames(header: Dataset, num_frames: int, fps: Fraction) -> Iterator[
 def frame_times(header: Dataset, num_frames: int) -> Iterator[Fraction]:
     """Yield each frame's time in seconds from the first.
 
-    FrameTimeVector counts where it has an entry for each frame (its first is the time before the first frame), then
-    FrameTime, CineRate, RecommendedDisplayFrameRate, then 25 frames/s.
+    FrameTimeVector counts where it has an entry for each frame (its first is the time before the first frame) or for
+    each step between two, then FrameTime, CineRate, RecommendedDisplayFrameRate, then 25 frames/s.
     """
     increments = numbers(header, "FrameTimeVector")
-    if len(increments) == num_frames > 1 and all(step >= 0 for step in increments) and sum(increments[1:]) > 0:
-        yield from accumulate((step / 1000 for step in increments[1:]), initial=Fraction(0))
+    steps = increments[1:] if len(increments) == num_frames else increments
+    if len(steps) == num_frames - 1 and all(step >= 0 for step in steps) and sum(steps) > 0:
+        yield from accumulate((step / 1000 for step in steps), initial=Fraction(0))
         return
     interval = frame_interval(header)
     for index in range(num_frames):
