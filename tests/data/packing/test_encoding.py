@@ -37,6 +37,13 @@ def test_only_larger_images_are_scaled():
     assert Encoding(short_side=None).prepare(np.zeros((4000, 3000), np.uint8)).shape == (4000, 3000)
 
 
+def test_keep_is_the_word_for_no_scaling():
+    assert Encoding(short_side="keep") == Encoding(short_side=None) != Encoding()
+    assert Encoding(short_side="keep").prepare(np.zeros((4000, 3000), np.uint8)).shape == (4000, 3000)
+    with pytest.raises(UserError, match="or keep"):
+        Encoding(short_side=-1)
+
+
 def test_scaling_averages_areas():
     stripes = np.tile(np.array([0, 200], np.uint8), (64, 32))
     assert (Encoding(short_side=32).prepare(stripes) == 100).all()

@@ -17,7 +17,6 @@ WITHOUT_SPEC = ("folder", "phantom", "dicom")  # they read what the user has, no
 RELEASED = [name for name in SOURCES if name not in WITHOUT_SPEC]
 KEYS = {"source", "folder", "anatomy", "options", "encoding", "splits", "weight"}
 ENCODING_KEYS = {"image_format", "quality", "short_side", "colour"}
-# To be mended there and then struck from here; strict, so that a mended one fails until it is.
 SECTIONS = ("Layout", "Citation", "Licence", "Access", "Faults")
 
 

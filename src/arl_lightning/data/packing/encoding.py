@@ -22,7 +22,8 @@ class Encoding:
     Attributes:
         image_format: `jpg` or, lossless, `png`.
         quality: Of a JPEG, 1 to 100.
-        short_side: Images with a longer short side are scaled down to it; None keeps every size.
+        short_side: Images with a longer short side are scaled down to it; `keep`, or None, which it becomes, keeps
+            every size.
         colour: `grey` or `rgb` for all images, `auto` keeps colour where an image has it.
 
     Raises:
@@ -31,14 +32,16 @@ class Encoding:
 
     image_format: Literal["jpg", "png"] = "jpg"
     quality: int = 92
-    short_side: int | None = 384
+    short_side: int | Literal["keep"] | None = 384
     colour: Literal["auto", "grey", "rgb"] = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality {self.quality}: must be 1 to 100")
-        if self.short_side is not None and self.short_side < 1:
-            raise UserError(f"short_side {self.short_side}: must be at least 1 pixel, or null to keep every size")
+        if self.short_side == "keep":
+            object.__setattr__(self, "short_side", None)
+        elif self.short_side is not None and self.short_side < 1:
+            raise UserError(f"short_side {self.short_side}: must be at least 1 pixel, or keep, for every size")
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Return the image in the colours and at the size it is stored in."""
@@ -47,7 +50,7 @@ class Encoding:
         elif self.colour == "rgb" and image.ndim == 2:
             image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
         height, width = image.shape[:2]
-        if self.short_side is None or min(height, width) <= self.short_side:
+        if not isinstance(self.short_side, int) or min(height, width) <= self.short_side:
             return image
         scale = self.short_side / min(height, width)
         size = (round(width * scale), round(height * scale))

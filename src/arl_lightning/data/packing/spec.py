@@ -1,7 +1,7 @@
 """What is packed, and how: the YAML files of `shards/specs/`, one for each data set."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from arl_lightning.arguments import explained, kinds_of, refuse_null
 from arl_lightning.data.anatomy import AnatomyVocabulary
 from arl_lightning.data.packing.encoding import Encoding
 from arl_lightning.data.packing.plan import check_splits
@@ -18,6 +19,7 @@ from arl_lightning.data.sources.source import Source
 from arl_lightning.errors import UserError
 
 MAX_BAD_SHARE = 0.05
+MAPPINGS = ("options", "encoding", "splits")
 
 
 @dataclass(frozen=True)
@@ -67,27 +69,68 @@ class Job:
             raise UserError(f"--max_bad_share {self.max_bad_share}: must be 0 to 1")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, where YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping whose keys are unique."""
+        known = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                raise ValueError(f"line {key.start_mark.line + 1}: '{key.value}' stands there a second time; keep one")
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return super().construct_mapping(node, deep)
+
+
 def load_spec(path: Path) -> Spec:
     """Read a spec.
 
     Raises:
-        UserError: If the file is missing, is no YAML, or has a key or a value that a spec cannot have.
+        UserError: If the file is missing, cannot be read, is no YAML, or has a key or a value that a spec cannot have.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such spec; those of the project lie in shards/specs")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    content = _read(path)
     if not isinstance(content, dict) or "source" not in content:
         raise UserError(f"{path}: has no key 'source'; name a reader, e.g. `source: folder`")
     _refuse_unknown(content, [each.name for each in fields(Spec)], str(path))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Spec, None)
+    for key in MAPPINGS:
+        if not isinstance(content.get(key, {}), dict):
+            raise UserError(f"{path}: {key}: must be a mapping; leave it out, or write it as in shards/specs")
+    encoding = content.pop("encoding", {})
+    _refuse_unknown(encoding, [each.name for each in fields(Encoding)], f"{path}: encoding")
+    values = _values(Spec, content, f"{path}: ", skip={"encoding"})
+    made = _values(Encoding, encoding, f"{path}: encoding.")
     try:
-        return Spec(**parser.instantiate_classes(parser.parse_object(content)).as_dict())
-    except (ArgumentError, UserError, TypeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+        return Spec(**values, encoding=Encoding(**made))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> object:
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: no such spec; those of the project lie in shards/specs")
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a safe one)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date that cannot be
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def _values(made: type[Any], content: Mapping[str, Any], where: str, skip: Set[str] = frozenset()) -> dict[str, Any]:
+    """Return the arguments of a class, its defaults for those that are not given.
+
+    Raises:
+        UserError: If one is missing or not of its type; `where` stands before its name.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(made, None, skip=set(skip))
+    kinds = kinds_of(made)
+    try:
+        values = parser.parse_object(dict(content)).as_dict()
+        refuse_null(values, kinds)
+    except (ArgumentError, UserError) as error:
+        raise UserError(f"{where}{explained(str(error), kinds)}") from error
+    return values
 
 
 def open_spec(spec: Spec, root: Path | None, alone: bool, vocabulary: AnatomyVocabulary, where: str) -> Job:
@@ -104,21 +147,18 @@ def open_spec(spec: Spec, root: Path | None, alone: bool, vocabulary: AnatomyVoc
         UserError: If an option is not one of the source's, its value is wrong, or the folder is missing.
     """
     made = source_class(spec.source)
-    parameters = list(inspect.signature(made).parameters)
+    parameters = inspect.signature(made).parameters
     options = dict(spec.options)
     _refuse_unknown(options, [name for name in parameters if name != "root"], f"{where}: options")
     if spec.anatomy is not None:
         if "anatomy" not in parameters:
             raise UserError(f"{where}: anatomy: source '{spec.source}' decides it image by image; leave the key out")
         options["anatomy"] = vocabulary.canonical(spec.anatomy)
+    elif "anatomy" in parameters and parameters["anatomy"].default is inspect.Parameter.empty:
+        raise UserError(f"{where}: anatomy: missing; source '{spec.source}' has to be told what its images show")
     if spec.source != "phantom":
         options["root"] = str(_root(spec, root, alone, where))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(made, None)
-    try:
-        source = made(**parser.parse_object(options).as_dict())
-    except (ArgumentError, TypeError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+    source = made(**_values(made, options, f"{where}: options."))
     # An archive holds much that is no ultrasound, and lists it all the same.
     return Job(source, spec.encoding, spec.splits, spec.weight, 1.0 if spec.source == "dicom" else MAX_BAD_SHARE)
 
