@@ -108,9 +108,12 @@ def test_each_region_is_searched(tmp_path):
     assert kinds(read(tmp_path, regions="each")) == ["Flagged", "Sample", "Sample"]
 
 
-def test_coloured_text_in_a_region_is_seen(tmp_path):
-    image = np.repeat(fan()[..., None] // 2, 3, axis=-1)
-    cv2.putText(image, "QUESNEL", (150, 180), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 0, 0), 1, cv2.LINE_AA)
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_coloured_text_in_a_region_is_seen(channel, tmp_path):
+    image = np.full((300, 400, 3), 60, np.uint8)
+    colour = [60, 60, 60]
+    colour[channel] = 255  # bright in one channel, and nothing in the others
+    cv2.putText(image, "QUESNEL", (150, 180), cv2.FONT_HERSHEY_SIMPLEX, 0.7, colour, 1, cv2.LINE_AA)
     make(tmp_path / "a", image, SequenceOfUltrasoundRegions=[SECTOR])
     assert kinds(read(tmp_path, reject_text=True)) == ["Rejected"]
 
