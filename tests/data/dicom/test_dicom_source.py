@@ -204,6 +204,16 @@ def test_deep_pixels_are_scaled_over_what_is_kept(tmp_path):
     assert np.median(sample.image[sample.image > 0]) > 80
 
 
+def test_deep_pixels_are_scaled_over_the_sector_alone(tmp_path):
+    image = fan().astype(np.uint16) * 4
+    make(tmp_path / "in/clean", image, SequenceOfUltrasoundRegions=[REGION])
+    image[35:45, 45:55] = 65_535  # a mark in the region's corner, outside of the sector
+    make(tmp_path / "in/marked", image, SequenceOfUltrasoundRegions=[REGION])
+    found = read(Dicom(tmp_path / "in"))
+    np.testing.assert_array_equal(found["marked"][0].image, found["clean"][0].image)
+    assert np.median(found["clean"][0].image[found["clean"][0].image > 0]) > 80
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

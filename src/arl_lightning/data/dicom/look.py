@@ -13,6 +13,7 @@ from arl_lightning.data.media import UnreadableError
 
 LOOKED_AT = 12  # frames of a cine, spread over all of it
 LOOKED_AT_BYTES = 2**26  # of decoded pixels
+BRIGHTEST = 99  # percentile of deep pixels that is shown as white
 
 
 class Look:
@@ -45,12 +46,12 @@ class Look:
     def images(self) -> list[np.ndarray]:
         """The frames as uint8 (H, W), the brightest of a pixel's channels."""
         if not self._images:
-            self._images = [_brightest(self._frames.render(pixels)) for pixels in self.pixels.values()]
+            self._images = [self._visible(pixels) for pixels in self.pixels.values()]
         return self._images
 
     def outline(self, box: Box, strict: bool) -> np.ndarray | None:
         """Return the mask, bool (h, w), of the ultrasound within a box, None where the detector is not sure."""
-        return find_outline((image[box.slices] for image in self.images), strict)
+        return find_outline((self._visible(pixels[box.slices]) for pixels in self.pixels.values()), strict)
 
     def shows_text(self, box: Box, mask: np.ndarray | None) -> bool:
         """Tell whether text stands in what is kept of the frames, in any of them or in what they have in common.
@@ -67,6 +68,12 @@ class Look:
                 len(kept) > 1 and has_text(np.min(kept, axis=0), mask)
             )
         return self._text[key]
+
+    def _visible(self, pixels: np.ndarray) -> np.ndarray:
+        """Render pixels for an eye or a detector: in deep ones, beside a few bright letters all else may be black."""
+        if self._frames.is_deep:
+            pixels = np.minimum(pixels, np.percentile(pixels, BRIGHTEST).astype(pixels.dtype))
+        return _brightest(self._frames.render(pixels))
 
     def _decode(self, index: int) -> np.ndarray | None:
         try:

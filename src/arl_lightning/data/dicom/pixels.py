@@ -62,6 +62,11 @@ class Frames:
         """Size of a decoded frame."""
         return self.height * self.width * self._options["samples_per_pixel"] * self._options["bits_allocated"] // 8
 
+    @property
+    def is_deep(self) -> bool:
+        """Whether pixels have more than the 8 bits that they are rendered to."""
+        return self.bits_stored > 8 and self._palette is None
+
     def decode(self, index: int) -> np.ndarray:
         """Decode frame `index`; colour is RGB, a palette's frame holds its entries' numbers.
 
