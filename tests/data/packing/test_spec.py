@@ -82,6 +82,10 @@ def test_a_wrong_option_of_the_source_is_named(tmp_path, text, said):
     assert str(caught.value).startswith(f"{path}: {said}")
 
 
+def test_an_anatomy_may_stand_among_the_options(tmp_path):
+    assert opened(written(tmp_path, "source: folder\noptions: {anatomy: lung}"), tmp_path).source.anatomy == "lung"
+
+
 def test_the_same_key_in_two_mappings_and_a_merged_one_are_no_mistake(tmp_path):
     text = "source: folder\noptions: &it {name: a}\nsplits: {a: 0.5, b: 0.5}\n"
     assert load_spec(written(tmp_path, text)).options == {"name": "a"}

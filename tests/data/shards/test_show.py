@@ -95,6 +95,8 @@ def test_without_out_the_sheet_is_named_after_the_shard(corpus, tmp_path, monkey
     ("options", "named"),
     [
         ({"shard": 3}, "--shard 3: .* has shards 0 to 2"),
+        ({"shard": "²"}, "--shard ²: not in "),  # a digit, but no number
+        ({"shard": "9" * 5000}, "--shard 9{20}: .* has shards 0 to 2"),
         ({"shard": "val"}, r"--shard val: not in .*, which has shard-000000\.tar to shard-000002\.tar"),
         ({"num": 0}, "--num 0"),
         ({"num": 1001}, "--num 1001"),
@@ -116,12 +118,26 @@ def test_a_shard_that_cannot_be_read_is_named(corpus, tmp_path):
         show(corpus, out=tmp_path / "sheet.png")
 
 
-def test_a_record_that_does_not_follow_the_schema_is_told(tmp_path):
+@pytest.mark.parametrize("wrong", [{"source": 5}, {"anatomy": ["lung"]}, {"width": "32"}, {"more": 1}])
+def test_a_record_that_does_not_follow_the_schema_is_told(tmp_path, wrong):
+    folder = write_corpus(tmp_path / "corpus", [[make_item(0, **wrong)]])
+    with pytest.raises(UserError, match=r"shard-000000\.tar: a record does not follow the schema"):
+        show(folder, out=tmp_path / "sheet.png")
+
+
+def test_a_record_without_a_source_is_told(tmp_path):
     item = make_item(0)
     del item.record["source"]
     folder = write_corpus(tmp_path / "corpus", [[item]])
     with pytest.raises(UserError, match=r"shard-000000\.tar: a record does not follow the schema"):
         show(folder, out=tmp_path / "sheet.png")
+
+
+def test_names_of_any_kind_are_drawn_and_said_in_one_line(tmp_path, capsys):
+    folder = write_corpus(tmp_path / "a\nb", [[make_item(0, source="$x_$\n\ud800")]])
+    report = show(folder, out=tmp_path / "a\nb.png")
+    assert report.out.is_file()
+    assert str(report) == rf"shard-000000.tar: 1 of 1 images in {tmp_path}/a\nb.png"
 
 
 def test_a_place_that_cannot_be_written_is_named(corpus, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from small_corpus import make_item, make_items, write_corpus
 
 from arl_lightning.data.anatomy import ANATOMIES
-from arl_lightning.data.shards.stats import size_text, stats
+from arl_lightning.data.shards.stats import stats
 from arl_lightning.data.shards.stats_figure import (
     COLOURS,
     anatomy_colours,
@@ -216,6 +216,23 @@ def test_whole_numbers_have_bins_of_their_own_as_long_as_they_are_small():
 
 def test_numbers_and_names_are_shortened_for_the_eye():
     assert [compact(value) for value in (1, 150, 1500, 250_000, 2_000_000)] == ["1", "150", "1.5k", "250k", "2M"]
-    assert [size_text(value) for value in (500, 2_500_000, 162e9, 3e12)] == ["0.5 kB", "2.5 MB", "162.0 GB", "3.0 TB"]
     assert shorten("busi") == "busi"
     assert len(shorten("a" * 50)) == 22
+
+
+@pytest.mark.parametrize("wrong", [{"height": "20"}, {"source": 5}, {"probe": 5}, {"patient": 5}, {"anatomy": None}])
+def test_a_record_of_wrong_types_is_named(tmp_path, wrong):
+    item = make_item(7, **wrong)
+    folder = write_corpus(tmp_path / "corpus", [[item]])
+    with pytest.raises(
+        UserError, match=rf"shard-000000\.tar: sample {item.key}: its record does not follow the schema"
+    ):
+        stats(folder, processes=1)
+
+
+def test_names_break_no_line_of_the_table(tmp_path):
+    whole = write_corpus(tmp_path / "plain", [[make_item(0, probe="p")]])
+    broken = write_corpus(tmp_path / "a\nb", [[make_item(0, source="s\nt", anatomy="lung\n", probe="p\n")]])
+    table = str(stats(broken, processes=1))
+    assert table.count("\n") == str(stats(whole, processes=1)).count("\n")
+    assert all(name in table for name in (r"a\nb", r"s\nt", r"lung\n", r"p\n"))

@@ -154,7 +154,7 @@ def open_spec(spec: Spec, root: Path | None, alone: bool, vocabulary: AnatomyVoc
         if "anatomy" not in parameters:
             raise UserError(f"{where}: anatomy: source '{spec.source}' decides it image by image; leave the key out")
         options["anatomy"] = vocabulary.canonical(spec.anatomy)
-    elif "anatomy" in parameters and parameters["anatomy"].default is inspect.Parameter.empty:
+    elif "anatomy" in parameters.keys() - options and parameters["anatomy"].default is inspect.Parameter.empty:
         raise UserError(f"{where}: anatomy: missing; source '{spec.source}' has to be told what its images show")
     if spec.source != "phantom":
         options["root"] = str(_root(spec, root, alone, where))

@@ -43,9 +43,12 @@ def split_folders(folder: Path) -> list[Path]:
     Raises:
         UserError: If there is no manifest.
     """
-    splits = sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}"))
-    if not (folder / FILE_NAME).is_file() and splits:
-        return splits
+    try:
+        splits = sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}"))
+        if not (folder / FILE_NAME).is_file() and splits:
+            return splits
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); see to its permissions") from error
     Manifest.load(folder)
     return [folder]
 

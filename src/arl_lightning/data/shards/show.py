@@ -17,14 +17,17 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from arl_lightning.arguments import positional
+from arl_lightning.data.shards.check import record_fault
 from arl_lightning.data.shards.inventory import ListedShard, list_shards
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.stats_figure import anatomy_colours, save_png, shorten
 from arl_lightning.data.shards.tars import TarDamageError, walk_entries
+from arl_lightning.data.wording import one_line
 from arl_lightning.errors import UserError
 
 NUM_COLUMNS = 8
 MAX_PICTURES = 1000  # a PNG of Matplotlib ends at 65,536 pixels
+MAX_DIGITS = 20  # of a shard's number
 CELL = 1.5  # inches
 CAPTION = 0.34  # inches below a picture
 BACKGROUND = "#111111"
@@ -52,7 +55,7 @@ class ShowReport:
     out: Path
 
     def __str__(self) -> str:
-        return f"{self.shard}: {self.num_shown:,} of {self.num_samples:,} images in {self.out}"
+        return f"{self.shard}: {self.num_shown:,} of {self.num_samples:,} images in {one_line(self.out)}"
 
 
 @positional("shards", "shard")
@@ -86,10 +89,10 @@ def show(shards: Path, shard: int | str = 0, num: int = 40, out: Path | None = N
 
 def _find(shards: Path, wanted: str) -> ListedShard:
     listed = list_shards(shards)
-    if wanted.isdigit():
-        if int(wanted) < len(listed):
+    if wanted.isdecimal():
+        if len(wanted) < MAX_DIGITS and int(wanted) < len(listed):
             return listed[int(wanted)]
-        raise UserError(f"--shard {wanted}: {shards} has shards 0 to {len(listed) - 1}")
+        raise UserError(f"--shard {wanted[:MAX_DIGITS]}: {shards} has shards 0 to {len(listed) - 1}")
     found = [each for each in listed if wanted in (each.name, each.name.removesuffix(".tar"))]
     if not found:
         raise UserError(f"--shard {wanted}: not in {shards}, which has {listed[0].name} to {listed[-1].name}")
@@ -101,7 +104,9 @@ def _read(shard: ListedShard, num: int) -> list[Picture]:
     try:
         with shard.path.open("rb") as file:
             for entry in list(islice(walk_entries(file), num)):
-                record: Record = json.loads(entry.record.read(file))
+                record = json.loads(entry.record.read(file))
+                if fault := record_fault(record, frozenset([record["anatomy"]])):
+                    raise ValueError(fault)
                 image = _decode(entry.image.read(file))
                 pictures.append(Picture(entry.key, image, record["anatomy"], _caption(record)))
     except OSError as error:
@@ -127,7 +132,9 @@ def draw_sheet(pictures: Sequence[Picture], title: str) -> Figure:
     num_rows = math.ceil(len(pictures) / num_columns)
     width, height = CELL * num_columns, (CELL + CAPTION) * num_rows + 0.4
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
-    figure.text(0.1 / width, 1 - 0.2 / height, title, color=TEXT, fontsize=FONT + 3, va="center")
+    figure.text(
+        0.1 / width, 1 - 0.2 / height, one_line(title), color=TEXT, fontsize=FONT + 3, va="center", parse_math=False
+    )
     colours = anatomy_colours([picture.anatomy for picture in pictures])
     for number, picture in enumerate(pictures):
         row, column = divmod(number, num_columns)
@@ -137,7 +144,7 @@ def draw_sheet(pictures: Sequence[Picture], title: str) -> Figure:
         lines = ((picture.anatomy, _lighter(colours[picture.anatomy])), (picture.caption, TEXT))
         for line, (text, colour) in enumerate(lines):
             place = ((left + 0.05) / width, (top - CELL - 0.09 - 0.12 * line) / height)
-            figure.text(*place, text, color=colour, fontsize=FONT, va="center")
+            figure.text(*place, one_line(text), color=colour, fontsize=FONT, va="center", parse_math=False)
     return figure
 
 

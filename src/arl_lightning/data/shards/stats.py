@@ -13,6 +13,7 @@ import numpy as np
 from arl_lightning.arguments import positional
 from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards, map_shards
 from arl_lightning.data.shards.tally import Tally, count_shard
+from arl_lightning.data.wording import human_size, one_line
 from arl_lightning.errors import UserError
 
 PICTURE = "stats.png"
@@ -96,33 +97,34 @@ class StatsReport:
 
     def __str__(self) -> str:
         total = self.num_samples
-        lines = [f"{self.shards}: {total:,} images in {self.num_shards:,} shards, {size_text(self.tar_bytes)}"]
+        size = human_size(self.tar_bytes)
+        lines = [f"{one_line(self.shards)}: {total:,} images in {self.num_shards:,} shards, {size}"]
         lines += ["", f"  {'anatomy':20}{'images':>12}{'share':>8}"]
-        lines += [f"  {name:20}{count:12,}{count / total:8.1%}" for name, count in self.anatomies.items()]
+        lines += [f"  {one_line(name):20}{count:12,}{count / total:8.1%}" for name, count in self.anatomies.items()]
         lines += ["", f"  {'source':20}{'images':>12}{'share':>8}{'patients':>10}{'clips':>9}  anatomies"]
         lines += [self._source_line(name, source) for name, source in self.sources.items()]
         lines += ["", f"  {'pixels':20}{'mean':>12}{'std':>8}{'min':>10}{'max':>9}"]
         for name, spread in (("height", self.height), ("width", self.width)):
             lines.append(f"  {name:20}{spread.mean:12.1f}{spread.std:8.1f}{spread.minimum:10}{spread.maximum:9}")
         lines += ["", self._groups_line("patients", self.patients), self._groups_line("clips", self.clips)]
-        probes = ", ".join(f"{name} {count / total:.1%}" for name, count in self.probes.items())
+        probes = ", ".join(f"{one_line(name)} {count / total:.1%}" for name, count in self.probes.items())
         lines += [
             f"  {'probe':20}{probes}",
             f"  {'pixel spacing':20}known for {self.num_spaced / total:.1%} of the images",
         ]
         lines += [
-            f"  {'bytes':20}images {size_text(self.image_bytes)} ({size_text(self.image_bytes / total)} each), records"
-            f" {size_text(self.record_bytes)}, tar headers and padding"
-            f" {size_text(self.tar_bytes - self.image_bytes - self.record_bytes)}"
+            f"  {'bytes':20}images {human_size(self.image_bytes)} ({human_size(self.image_bytes / total)} each),"
+            f" records {human_size(self.record_bytes)}, tar headers and padding"
+            f" {human_size(self.tar_bytes - self.image_bytes - self.record_bytes)}"
         ]
-        return "\n".join([*lines, *(f"  {'written':20}{path}" for path in self.files)])
+        return "\n".join([*lines, *(f"  {'written':20}{one_line(path)}" for path in self.files)])
 
     def _source_line(self, name: str, source: SourceStats) -> str:
         patients, clips = (f"{number:,}" if number else "-" for number in (source.patients, source.clips))
-        names = list(source.anatomies)
+        names = [one_line(anatomy) for anatomy in source.anatomies]
         anatomies = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         share = source.images / self.num_samples
-        return f"  {name:20}{source.images:12,}{share:8.1%}{patients:>10}{clips:>9}  {anatomies}"
+        return f"  {one_line(name):20}{source.images:12,}{share:8.1%}{patients:>10}{clips:>9}  {anatomies}"
 
     def _groups_line(self, name: str, groups: Groups) -> str:
         if not groups.number:
@@ -213,14 +215,6 @@ def _write(report: StatsReport, out: Path) -> StatsReport:
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     return StatsReport(**{**vars(report), "files": (out / PICTURE, out / TABLE)})
-
-
-def size_text(num_bytes: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes / 1000:.1f} kB"
 
 
 def _group(numbers: dict[str, array]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 
+from arl_lightning.data.shards.check import record_fault
 from arl_lightning.data.shards.inventory import ListedShard
 from arl_lightning.data.shards.sample import Record
 from arl_lightning.data.shards.tars import HEADER_BUFFER, RECORD_EXTENSION, TarDamageError, walk_members
@@ -79,7 +80,11 @@ def count_shard(shard: ListedShard) -> Tally:
         with path.open("rb", buffering=HEADER_BUFFER) as file:
             for member in walk_members(file):
                 if member.extension == RECORD_EXTENSION:
-                    tally.add(json.loads(file.read(member.size)))
+                    record = json.loads(file.read(member.size))
+                    # Any anatomy counts: which are known is the packer's matter.
+                    if fault := record_fault(record, frozenset([record["anatomy"]])):
+                        raise ValueError(fault)
+                    tally.add(record)
                     tally.record_bytes += member.size
                 else:
                     tally.image_bytes += member.size

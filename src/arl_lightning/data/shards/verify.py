@@ -16,6 +16,7 @@ from arl_lightning.arguments import positional
 from arl_lightning.data.anatomy import ANATOMIES, OTHER, AnatomyVocabulary
 from arl_lightning.data.shards.check import MAX_FAULTS, Fault, ShardCheck, check_shard
 from arl_lightning.data.shards.inventory import ListedShard, count_processes, list_shards, map_shards, split_folders
+from arl_lightning.data.wording import count, one_line
 from arl_lightning.errors import UserError
 
 NUM_SHOWN = 10  # shards in the one line at the end
@@ -48,7 +49,7 @@ class VerifyReport:
         images = "every image decodes" if self.decoded else "images were not decoded"
         return "\n".join(
             [
-                f"{self.shards}: {self.num_samples:,} images in {self.num_shards:,} shards are as packed",
+                f"{one_line(self.shards)}: {self.num_samples:,} images in {self.num_shards:,} shards are as packed",
                 f"  checked    checksums, sizes, counts, records, keys; {images}",
                 f"  took       {self.seconds:,.1f} s for {self.num_bytes / 1e6:,.1f} MB"
                 f" ({self.num_samples / seconds:,.0f} img/s, {self.num_bytes / 1e6 / seconds:,.1f} MB/s)",
@@ -103,21 +104,21 @@ class _Faults:
         self.count = 0
         self.first: dict[str, Fault] = {}  # of each shard
 
-    def add(self, faults: Sequence[Fault], count: int = 0) -> None:
-        """Take faults of one kind; `count` is their true number where these are only the first."""
+    def add(self, faults: Sequence[Fault], total: int = 0) -> None:
+        """Take faults of one kind; `total` is their true number where these are only the first."""
         for fault in faults:
             self.first.setdefault(fault.shard, fault)
-            tqdm.write(str(fault), file=sys.stderr)
-        if count > len(faults):
-            tqdm.write(f"{faults[-1].shard}: and {count - len(faults):,} more", file=sys.stderr)
-        self.count += max(count, len(faults))
+            tqdm.write(one_line(fault), file=sys.stderr)
+        if total > len(faults):
+            tqdm.write(f"{one_line(faults[-1].shard)}: and {total - len(faults):,} more", file=sys.stderr)
+        self.count += max(total, len(faults))
 
     def summary(self, shards: Path) -> str:
         """Say in one line what is wrong and what to do."""
         shown = [str(self.first[shard]) for shard in sorted(self.first)[:NUM_SHOWN]]
         more = len(self.first) - len(shown)
         return (
-            f"{shards}: {_count(self.count, 'fault')} in {_count(len(self.first), 'shard')}: {'; '.join(shown)}"
+            f"{shards}: {count(self.count, 'fault')} in {count(len(self.first), 'shard')}: {'; '.join(shown)}"
             f"{f'; and {more:,} more shards' if more else ''}; copy these shards again, or pack again"
         )
 
@@ -146,7 +147,3 @@ def _duplicates(checks: Sequence[ShardCheck]) -> tuple[list[Fault], int]:
         first, second = (checks[index].name for index in np.searchsorted(ends, order[place : place + 2], side="right"))
         faults.append(Fault(second, f"its key stands in {first} too", f"{int(keys[place]):016x}"))
     return faults, len(places)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
