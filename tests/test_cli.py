@@ -253,7 +253,7 @@ def test_a_list_with_one_word_is_taken_in_every_form(form, tmp_path, capsys):
     for name in ("a.png", "a_mask.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((48, 48), np.uint8))
     assert main(["shards", "pack", "--source=folder", f"--root={tmp_path}", "--anatomy=lung", "--dry_run", *form]) == 0
-    assert "1 files would be read" in capsys.readouterr().out
+    assert "1 file would be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

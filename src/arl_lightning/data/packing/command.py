@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from arl_lightning.arguments import new_parser, normalised, positional
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
-from arl_lightning.data.packing.encoding import Encoding
 from arl_lightning.data.packing.pack import pack
 from arl_lightning.data.packing.plan import Options
 from arl_lightning.data.packing.spec import Job, Spec, load_spec, open_spec
 from arl_lightning.data.sources.registry import source_class
+from arl_lightning.data.wording import count
 from arl_lightning.errors import UserError
 
 # What of a downstream set must stay out of a corpus: the images that results are reported on. A set without an official
@@ -36,7 +36,10 @@ def shards_pack(arguments: Sequence[str]) -> str:
     parser.add_function_arguments(pack_sources, skip={"options"})
     if made is not None:
         own = set(inspect.signature(pack_sources).parameters)
-        parser.add_class_arguments(made, None, skip=own, help="options of this source")
+        clash = sorted(own & set(inspect.signature(made).parameters) - {"root", "anatomy", "seed"})
+        told = "".join(f"; its own `{name}` is set in a spec, under `options`" for name in clash)
+        parser.add_class_arguments(made, None, skip=own, help=f"options of this source{told}")
+        parser.notes |= {name: f"the source's own '{name}' is set in a spec, under `options`" for name in clash}
     functions: list[Callable[..., Any]] = [pack_sources] if made is None else [pack_sources, made]
     given = parser.parse_args(normalised(arguments, functions)).as_dict()
     known = inspect.signature(pack_sources).parameters
@@ -45,11 +48,14 @@ def shards_pack(arguments: Sequence[str]) -> str:
 
 
 def _named_source(arguments: Sequence[str]) -> type[Any] | None:
+    named = []
     for place, argument in enumerate(arguments):
         option, _, value = argument.partition("=")
         if option == "--source":
-            return source_class(value or (arguments[place + 1] if place + 1 < len(arguments) else ""))
-    return None
+            named.append(value or (arguments[place + 1] if place + 1 < len(arguments) else ""))
+    if len(named) > 1:
+        raise UserError(f"--source: {' and '.join(named)}; give one, or specs for several")
+    return source_class(named[0]) if named else None
 
 
 @positional("specs")
@@ -149,11 +155,8 @@ def pack_sources(
 
 def _job(job: Job, encoding: dict[str, Any], max_bad_share: float | None) -> Job:
     """Let the command line's encoding and limit stand in for the spec's."""
-    changed = {**vars(job.encoding), **encoding}
-    if changed["short_side"] == "keep":
-        changed["short_side"] = None
     limit = job.max_bad_share if max_bad_share is None else max_bad_share
-    return replace(job, encoding=Encoding(**changed), max_bad_share=limit)
+    return replace(job, encoding=replace(job.encoding, **encoding), max_bad_share=limit)
 
 
 def _held_out(task: str, vocabulary: AnatomyVocabulary, max_bad_share: float | None) -> Job:
@@ -174,7 +177,7 @@ def survey(job: Job) -> str:
     tell = getattr(job.source, "survey", None)
     if tell is not None:
         return str(tell())
-    return f"{job.source.name}: {sum(1 for _ in job.source.units()):,} files would be read"
+    return f"{job.source.name}: {count(sum(1 for _ in job.source.units()), 'file')} would be read"
 
 
 def draw_review(jobs: Sequence[Job], folder: Path) -> str:

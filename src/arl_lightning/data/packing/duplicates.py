@@ -59,21 +59,21 @@ def near_duplicates(coarse: np.ndarray, detail: np.ndarray, video: np.ndarray, m
         (M, 3) int64: the earlier place, the later one, their fine distance; sorted, each pair once.
     """
     kinds, first, kind = np.unique(coarse, return_index=True, return_inverse=True)
-    found = [np.stack([first[kind], np.arange(kind.size)], axis=1)]
+    again = np.flatnonzero(first[kind] != np.arange(kind.size))
+    found = [_decide(first[kind[again]], again, detail, video, max_distance)]
     # A kind stands for all images of its hash: nearly equal kinds are compared, not all of their members.
     comparing = _all_pairs(kinds) if kinds.size <= BRUTE_FORCE else _banded_pairs(kinds, video[first])
-    close = (_decide(first[pairs], detail, video, max_distance) for pairs in comparing)
-    found = [_decide(found[0], detail, video, max_distance), *close]
+    found += [_decide(first[pairs[:, 0]], first[pairs[:, 1]], detail, video, max_distance) for pairs in comparing]
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _decide(pairs: np.ndarray, detail: np.ndarray, video: np.ndarray, max_distance: int) -> np.ndarray:
-    """Return (M, 3) int64: those of the (P, 2) pairs that look alike and are not of one clip, with their distance."""
-    left, right = np.minimum(pairs[:, 0], pairs[:, 1]), np.maximum(pairs[:, 0], pairs[:, 1])
-    apart = (left != right) & ((video[left] == 0) | (video[left] != video[right])) & detail[left].any(axis=-1)
+def _decide(one: np.ndarray, other: np.ndarray, detail: np.ndarray, video: np.ndarray, max_distance: int) -> np.ndarray:
+    """Return (M, 3) int64: those of P pairs that look alike and are not of one clip, with their distance."""
+    left, right = np.minimum(one, other), np.maximum(one, other)
+    apart = (video[left] == 0) | (video[left] != video[right])
     left, right = left[apart], right[apart]
     distance = fine_distance(detail[left], detail[right])
-    alike = distance <= max_distance
+    alike = (distance <= max_distance) & detail[left].any(axis=-1)  # and not blank
     return np.stack([left[alike], right[alike], distance[alike]], axis=1).astype(np.int64)
 
 

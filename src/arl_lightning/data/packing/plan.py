@@ -157,19 +157,20 @@ def _leaks(index: np.ndarray, held_out: np.ndarray, max_distance: int) -> tuple[
 def _lookalike_pairs(index: np.ndarray, max_distance: int) -> np.ndarray:
     """Return (M, 3) places of images that look alike, or are frames of a clip with equal bytes, and their distance."""
     by_key = np.argsort(index["key"])  # which of its kind an image is compared with must not depend on the listing
-    ordered = index[by_key]
-    pairs = near_duplicates(ordered["coarse"], ordered["detail"], ordered["video"], max_distance)
-    pairs = np.unique(np.concatenate([pairs, _equal_bytes(ordered)]), axis=0)
+    coarse, video = index["coarse"][by_key], index["video"][by_key]
+    pairs = near_duplicates(coarse, index["detail"][by_key], video, max_distance)
+    pairs = np.unique(np.concatenate([pairs, _equal_bytes(coarse, index["sha"][by_key])]), axis=0)
     pairs[:, :2] = by_key[pairs[:, :2]]
     return pairs
 
 
-def _equal_bytes(index: np.ndarray) -> np.ndarray:
+def _equal_bytes(coarse: np.ndarray, sha: np.ndarray) -> np.ndarray:
     """Return (M, 3) pairs of images with equal bytes, each with the first, frozen frames of one clip among them."""
-    shown = np.flatnonzero(index["coarse"])
-    _, first, kind = np.unique(index["sha"][shown], return_index=True, return_inverse=True)
+    shown = np.flatnonzero(coarse)
+    _, first, kind = np.unique(sha[shown], return_index=True, return_inverse=True)
     left, right = shown[first[kind]], shown
-    return np.stack([left, right, np.zeros_like(left)], axis=1)[left != right]
+    again = left != right
+    return np.stack([left[again], right[again], np.zeros_like(left[again])], axis=1)
 
 
 def _standing(index: np.ndarray, pairs: np.ndarray, options: Options) -> np.ndarray:

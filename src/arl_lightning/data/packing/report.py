@@ -114,7 +114,7 @@ def refuse_bad_share(source: str, reports: Sequence[PartReport], num_units: int,
     limit = f"more than --max_bad_share {max_share:g}" if share > max_share else "no image is left"
     fix = "mend or exclude them" + (", or raise --max_bad_share" if num_samples else "")
     raise UserError(
-        f"{source}: {len(rejected)} of {count(num_units, 'file')} ({share:.1%}) cannot be read, {limit}: {names}"
+        f"{one_line(source)}: {len(rejected)} of {count(num_units, 'file')} ({share:.1%}) cannot be read, {limit}: {names}"
         f"{', ...' if len(rejected) > 3 else ''}; all are listed in {out / REJECTED_FILE}; {fix}"
     )
 
@@ -172,4 +172,4 @@ def _one_field(text: str) -> str:
 
 
 def _counts(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number:,}" for name, number in Counter(dict(numbers)).most_common())
+    return ", ".join(f"{one_line(name)} {number:,}" for name, number in Counter(dict(numbers)).most_common())
