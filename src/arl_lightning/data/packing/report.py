@@ -114,8 +114,8 @@ def refuse_bad_share(source: str, reports: Sequence[PartReport], num_units: int,
     limit = f"more than --max_bad_share {max_share:g}" if share > max_share else "no image is left"
     fix = "mend or exclude them" + (", or raise --max_bad_share" if num_samples else "")
     raise UserError(
-        f"{one_line(source)}: {len(rejected)} of {count(num_units, 'file')} ({share:.1%}) cannot be read, {limit}: {names}"
-        f"{', ...' if len(rejected) > 3 else ''}; all are listed in {out / REJECTED_FILE}; {fix}"
+        f"{one_line(source)}: {len(rejected)} of {count(num_units, 'file')} ({share:.1%}) cannot be read, {limit}:"
+        f" {names}{', ...' if len(rejected) > 3 else ''}; all are listed in {out / REJECTED_FILE}; {fix}"
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from arl_lightning.data.anatomy import ANATOMIES, OTHER
 from arl_lightning.data.shards.stats import Groups, Spread, StatsReport
+from arl_lightning.data.wording import one_line
 
 DPI = 200
 WIDTH = 10.0  # inches
@@ -91,7 +92,7 @@ def anatomy_colours(names: Sequence[str]) -> dict[str, str]:
 def draw_bars(axis: Axes, counts: dict[str, int], colours: Sequence[str]) -> None:
     """Draw horizontal bars, the largest on top, each with its count and share."""
     total, shown = sum(counts.values()), list(counts.items())[:MAX_BARS]
-    labels = [shorten(name.replace("_", " ")) for name, _ in shown]
+    labels = [shorten(one_line(name.replace("_", " "))) for name, _ in shown]
     values = [count for _, count in shown]
     places = np.arange(len(shown))
     axis.barh(places, values, height=0.72, color=colours[: len(shown)])
@@ -99,7 +100,7 @@ def draw_bars(axis: Axes, counts: dict[str, int], colours: Sequence[str]) -> Non
         share = value / total
         text = f"{value:,}  ({share:.1%})" if share >= 0.001 else f"{value:,}  (<0.1%)"
         axis.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=FONT, color=GREY)
-    axis.set(yticks=places, yticklabels=labels)
+    axis.set_yticks(places, labels, parse_math=False)
     axis.set_ylim(max(len(shown), 5) - 0.4, -0.6)
     logarithmic = max(values) > LOG_RATIO * min(values)
     if logarithmic:
