@@ -237,12 +237,19 @@ def jpeg_frames(frames):
     return list(generate_frames(jpeg(frames)["PixelData"], number_of_frames=len(frames)))
 
 
-@pytest.mark.parametrize("table", ["right", "none", "zeros", "beyond", "falling"])
+@pytest.mark.parametrize("table", ["right", "none", "zeros", "beyond", "falling", "shifted"])
 def test_frames_of_several_fragments_are_found_by_a_right_table_or_by_their_ends(table):
     frames, data = fragmented(table != "none")
     data = bytearray(data)
     if table not in ("right", "none"):
-        offsets = {"zeros": [0] * 6, "beyond": [0, 1, 2, 3, 4, 2**31], "falling": [0, 5, 4, 3, 2, 1]}[table]
+        right = struct.unpack("<6L", data[8:32])
+        shifted = [0, *(offset + 1 for offset in right[1:])]  # to within a frame's first fragment
+        offsets = {
+            "shifted": shifted,
+            "zeros": [0] * 6,
+            "beyond": [0, 1, 2, 3, 4, 2**31],
+            "falling": [0, 5, 4, 3, 2, 1],
+        }[table]
         data[8 : 8 + 24] = struct.pack("<6L", *offsets)
     file = io.BytesIO(b"header" + bytes(data) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0))
     found = find_frames(file, 6, 6)
@@ -276,6 +283,12 @@ class Counting:
         content = self.file.read(size)
         self.num_bytes += len(content)
         return content
+
+
+def test_fragments_without_ends_are_told_apart_by_their_table():
+    frames = [b"abcdef" * 20, b"ghijkl" * 40]
+    file = io.BytesIO(encapsulate(frames, fragments_per_frame=2) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0))
+    assert [read_fragments(file, fragments) for fragments in find_frames(file, 0, 2)] == frames
 
 
 def test_fragments_without_ends_or_table_are_refused(tmp_path):
