@@ -43,11 +43,24 @@ FALLBACK_RATE = Fraction(25)  # frames/s of a clip that states neither time stam
 COMPLETE_SHARE = 0.9  # an edit list hides some of the frames that a header counts
 
 
-# The disk's fault and not the file's: the next file would fare no better, and this one may be read tomorrow.
-STORAGE_FAILURES = (
-    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOSPC,
-    errno.ENOMEM,
-)  # fmt: skip
+# What a disk, a network or a machine that is out of something answers: the next file would not fare better, and this
+# one may be whole.
+MACHINE = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+        *("ECONNRESET", "ECONNABORTED", "EREMOTEIO", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "ENOSPC", "EDQUOT"),
+        *("ENOMEM", "ENOBUFS", "EAGAIN"),
+    )
+    if hasattr(errno, name)
+)
+
+
+def is_of_machine(error: Exception) -> bool:
+    """Tell whether an exception is the machine's and not the file's."""
+    if isinstance(error, av.FFmpegError) and error.errno in (errno.EIO, errno.EAGAIN):
+        return False  # libav says so of broken clips too
+    return isinstance(error, OSError) and error.errno in MACHINE
 
 
 class UnreadableError(Exception):
@@ -65,7 +78,7 @@ def decode_image(path: Path) -> np.ndarray | Rejected:
             return to_grey(_load_image(path))
     # A damaged file makes decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error, ...
     except Exception as error:
-        refuse_storage_failure(error)
+        refuse_machine_failure(error)
         return Rejected(path, reason_of(path, error))
 
 
@@ -147,7 +160,7 @@ def decode_clip(path: Path, fps: Fraction) -> Iterator[ClipFrame | Rejected]:
                 num_frames += 1
             _check_complete(num_frames, stream.frames)
     except Exception as error:  # as for images, damage surfaces as many types
-        refuse_storage_failure(error)
+        refuse_machine_failure(error)
         start = f"frame {num_frames}: " if num_frames else ""
         yield Rejected(path, start + reason_of(path, error))
 
@@ -191,9 +204,9 @@ def quiet_pillow() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def refuse_storage_failure(error: Exception) -> None:
-    """Raise an error again if it is the disk's: a file must not be given up for it."""
-    if isinstance(error, OSError) and error.errno in STORAGE_FAILURES:
+def refuse_machine_failure(error: Exception) -> None:
+    """Raise an error again if it is the machine's: a file must not be given up for it."""
+    if is_of_machine(error):
         raise error
 
 

@@ -4,29 +4,11 @@ Reasons travel to logs and to files beside the shards. They are put together fro
 may quote a patient's name or a path.
 """
 
-import errno
 import os
 from pathlib import Path
 
-from arl_lightning.data.media import UnreadableError
+from arl_lightning.data.media import UnreadableError, is_of_machine
 from arl_lightning.errors import UserError
-
-# What a disk, a network or a machine that is out of something answers: the next object would not fare better, and this
-# one may be whole.
-MACHINE = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
-        *("ECONNRESET", "ECONNABORTED", "EREMOTEIO", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "ENOSPC", "EDQUOT"),
-        *("ENOMEM", "ENOBUFS", "EAGAIN"),
-    )
-    if hasattr(errno, name)
-)
-
-
-def is_of_machine(error: Exception) -> bool:
-    """Tell whether an exception is the machine's and not the object's."""
-    return isinstance(error, OSError) and error.errno in MACHINE
 
 
 def unreadable(error: Exception, what: str) -> Exception:

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from pydicom import dcmread
 
-from arl_lightning.data.dicom.failures import is_of_machine
 from arl_lightning.data.dicom.header import quiet_pydicom
+from arl_lightning.data.media import is_of_machine
 from arl_lightning.errors import UserError
 
 

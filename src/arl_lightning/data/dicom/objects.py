@@ -21,10 +21,10 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from arl_lightning.data.dicom.failures import is_of_machine, unreadable
+from arl_lightning.data.dicom.failures import unreadable
 from arl_lightning.data.dicom.header import KEPT_TAGS, integer, quiet_pydicom, text, uid_name
 from arl_lightning.data.dicom.inflate import Inflated
-from arl_lightning.data.media import UnreadableError
+from arl_lightning.data.media import UnreadableError, is_of_machine
 
 ULTRASOUND_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound Image Storage

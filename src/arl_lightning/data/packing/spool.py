@@ -143,7 +143,7 @@ def record_of(sample: Sample, height: int, width: int, sha256: str) -> Record:
     spacing = sample.spacing_mm
     if spacing is not None:  # a smaller picture of the same field of view has larger pixels
         sizes = (spacing[0] * sample.image.shape[0] / height, spacing[1] * sample.image.shape[1] / width)
-        spacing = (float(f"{sizes[0]:.5g}"), float(f"{sizes[1]:.5g}"))  # more digits would tell one scan from others
+        spacing = (float(f"{sizes[0]:.4g}"), float(f"{sizes[1]:.4g}"))  # more digits would tell one scan from others
     return Record(
         anatomy=sample.anatomy,
         source=sample.source,
