@@ -11,6 +11,7 @@ from arl_lightning.data.dicom import objects, pixels
 from arl_lightning.data.dicom.deidentify import KEY_VARIABLE
 from arl_lightning.data.dicom.pixels import Frames
 from arl_lightning.data.dicom.review import write_review
+from arl_lightning.data.dicom.survey import survey
 from arl_lightning.data.packing.command import pack_sources
 from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.data.shards.sample import Rejected, Sample
@@ -62,7 +63,7 @@ def failing_open(number, after=3):
 def test_a_failing_disk_ends_the_packing_which_goes_on_later(number, archive, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", failing_open(number))
-        for attempt in (lambda: pack(archive, tmp_path / "out"), lambda: Dicom(archive).survey()):
+        for attempt in (lambda: pack(archive, tmp_path / "out"), lambda: survey(Dicom(archive))):
             with pytest.raises(UserError, match=f"{archive}: reading fails") as caught:
                 attempt()
             assert "Quesnel" not in str(caught.value)
@@ -93,7 +94,7 @@ def test_a_disk_that_fails_while_it_is_read_is_no_damage(stage, tmp_path, monkey
         monkeypatch.setattr(Frames, "_decode_native", fail)
     for attempt in (
         lambda: read(tmp_path / "in"),
-        lambda: Dicom(tmp_path / "in").survey(),
+        lambda: survey(Dicom(tmp_path / "in")),
         lambda: write_review(Dicom(tmp_path / "in"), tmp_path / "review"),
     ):
         with pytest.raises(UserError, match="reading fails") as caught:

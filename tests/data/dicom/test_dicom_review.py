@@ -43,7 +43,7 @@ def test_the_survey_says_what_matched_what(tmp_path):
 
 
 def test_the_table_shows_rules_exams_and_reasons(tmp_path):
-    lines = str(Dicom(archive(tmp_path)).survey()).splitlines()
+    lines = str(survey(Dicom(archive(tmp_path)))).splitlines()
     assert any("liver by exam" in line and "US LIVER (1)" in line for line in lines)
     assert any("(no rule)" in line and "other" in line for line in lines)
     assert any(line.split(None, 1) == ["1", "truncated"] for line in lines)

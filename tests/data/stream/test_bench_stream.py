@@ -7,7 +7,8 @@ from tiny_shards import encode, write_shard, write_shards
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.stream.bench import BenchReport, Setting, bench, measure_setting
+from arl_lightning.data.stream.bench import bench, measure_setting
+from arl_lightning.data.stream.bench_report import BenchReport, Setting
 from arl_lightning.data.stream.stages import StageTimes, measure_stages
 from arl_lightning.errors import UserError
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from arl_lightning.arguments import new_parser, normalised, positional
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
@@ -14,6 +14,9 @@ from arl_lightning.data.packing.spec import Job, Spec, load_spec, open_spec
 from arl_lightning.data.sources.registry import source_class
 from arl_lightning.data.wording import count
 from arl_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from arl_lightning.data.sources.dicom import Dicom
 
 # What of a downstream set must stay out of a corpus: the images that results are reported on. A set without an official
 # split is held out whole.
@@ -139,7 +142,7 @@ def pack_sources(
     opened = [open_spec(spec, root, len(named) == 1, vocabulary, where) for where, spec in named]
     jobs = [_job(job, encoding, max_bad_share) for job in opened]
     if dry_run:
-        return "\n\n".join(survey(job) for job in jobs)
+        return "\n\n".join(survey_of(spec.source, job) for (_, spec), job in zip(named, jobs, strict=True))
     if review is not None:
         return draw_review(jobs, review)
     if out is None:
@@ -172,11 +175,12 @@ def _held_out(task: str, vocabulary: AnatomyVocabulary, max_bad_share: float | N
     return replace(job, max_bad_share=max_bad_share or 0.0)
 
 
-def survey(job: Job) -> str:
-    """Say what would be packed of a source: what it can tell of itself, or the number of its files."""
-    tell = getattr(job.source, "survey", None)
-    if tell is not None:
-        return str(tell())
+def survey_of(source: str, job: Job) -> str:
+    """Say what would be packed of a source: of a DICOM archive what its headers tell, of others the number of files."""
+    if source == "dicom":
+        from arl_lightning.data.dicom.survey import survey
+
+        return str(survey(cast("Dicom", job.source)))
     return f"{job.source.name}: {count(sum(1 for _ in job.source.units()), 'file')} would be read"
 
 

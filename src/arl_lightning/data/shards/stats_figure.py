@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from arl_lightning.data.anatomy import ANATOMIES, OTHER
-from arl_lightning.data.shards.stats import Groups, Spread, StatsReport
+from arl_lightning.data.shards.stats_report import Groups, Spread, StatsReport
 from arl_lightning.data.wording import one_line
 
 DPI = 200

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from arl_lightning.data.shards.sample import Flagged, Rejected, Sample
 from arl_lightning.data.sources.folder import check_fps
 from arl_lightning.data.sources.source import Unit
 from arl_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from arl_lightning.data.dicom.survey import Survey
 
 DOPPLER = "doppler"
 
@@ -135,12 +132,6 @@ class Dicom:
                 yield from self._samples(source, unit, secret)
         except Exception as error:  # damage surfaces as many types
             yield Rejected(unit.path, reason_of(error, self.root))
-
-    def survey(self) -> "Survey":
-        """Return the table of what would be packed, for the dry run; it may name people: see `data/dicom/survey.py`."""
-        from arl_lightning.data.dicom.survey import survey  # it reads through this class
-
-        return survey(self)
 
     def path_of(self, unit: Unit, secret: Secret | None = None) -> Path:
         """Return the file behind a unit.

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from arl_lightning.data.stream.bench import BenchReport, Setting
+from arl_lightning.data.stream.bench_report import BenchReport, Setting
 from arl_lightning.data.stream.stages import STAGES
 
 FONT = 8
