@@ -42,7 +42,7 @@ from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import Manifest, ShardInfo
 from arl_lightning.data.shards.tars import walk_entries
 from arl_lightning.data.sources.phantom import Phantom
-from arl_lightning.data.transform import decode_image
+from arl_lightning.data.stream.transform import decode_image
 from arl_lightning.errors import UserError
 
 HEIGHT, WIDTH = 503, 656

@@ -69,9 +69,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "data.packing.merge", "merge", "merge packed corpora into one, shuffled anew", resumes=True
     ),
     ("shards", "preflight"): Command(
-        "data.stream.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
+        "data.tuning.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
     ),
-    ("shards", "bench"): Command("data.stream.bench", "bench", "time the stream, name the best workers and prefetch"),
+    ("shards", "bench"): Command("data.tuning.bench", "bench", "time the stream, name the best workers and prefetch"),
     ("bench", "model"): Command("models.bench", "bench", "count and time A-ViT beside the plain ViT"),
 }
 

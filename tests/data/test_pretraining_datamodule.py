@@ -15,7 +15,7 @@ from tiny_shards import encode, noise_image, write_shard, write_shards
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import Manifest
 from arl_lightning.data.stream.records import BadSampleError
-from arl_lightning.data.transform import decode_image
+from arl_lightning.data.stream.transform import decode_image
 from arl_lightning.errors import UserError
 
 BATCHES_PER_EPOCH = 8  # 48 samples in batches of 6, read by one or two workers
@@ -165,7 +165,7 @@ def test_resuming_decodes_nothing_that_is_behind(folder, tmp_path, monkeypatch):
     trainer.save_checkpoint(tmp_path / "7.ckpt")
     decoded = []
     monkeypatch.setattr(
-        "arl_lightning.data.transform.decode_image",
+        "arl_lightning.data.stream.transform.decode_image",
         lambda encoded, in_chans: decoded.append(encoded) or decode_image(encoded, in_chans),
     )
     fit(tmp_path, make_data(folder), 9, tmp_path / "7.ckpt")

@@ -31,7 +31,7 @@ from arl_lightning.data.stream.corpus import Corpus
 from arl_lightning.data.stream.epoch import EpochPlan, Layout, Segment
 from arl_lightning.data.stream.loader import EndlessLoader
 from arl_lightning.data.stream.reader import ShardStream
-from arl_lightning.data.transform import PretrainingTransform
+from arl_lightning.data.stream.transform import PretrainingTransform
 from arl_lightning.data.views import MultiCrop
 from arl_lightning.errors import UserError
 

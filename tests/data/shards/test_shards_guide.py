@@ -16,8 +16,8 @@ from arl_lightning.data.shards.show import show
 from arl_lightning.data.shards.stats import PICTURE, TABLE, stats
 from arl_lightning.data.shards.verify import verify
 from arl_lightning.data.sources.registry import source_class
-from arl_lightning.data.stream.bench import bench
-from arl_lightning.data.stream.preflight import preflight
+from arl_lightning.data.tuning.bench import bench
+from arl_lightning.data.tuning.preflight import preflight
 
 ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "shards/README.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import pytest
 from tiny_shards import write_shards
 
 from arl_lightning.data.shards.manifest import Manifest, ShardInfo
-from arl_lightning.data.stream.preflight import preflight
+from arl_lightning.data.tuning.preflight import preflight
 from arl_lightning.errors import UserError
 
 SPEEDS = {"images_per_second_per_gpu": 300.0, "images_per_second_per_core": 900.0}

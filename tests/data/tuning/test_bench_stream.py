@@ -7,9 +7,9 @@ from tiny_shards import encode, write_shard, write_shards
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import Manifest
-from arl_lightning.data.stream.bench import bench, measure_setting
-from arl_lightning.data.stream.bench_report import BenchReport, Setting
-from arl_lightning.data.stream.stages import StageTimes, measure_stages
+from arl_lightning.data.tuning.bench import bench, measure_setting
+from arl_lightning.data.tuning.bench_report import BenchReport, Setting
+from arl_lightning.data.tuning.stages import StageTimes, measure_stages
 from arl_lightning.errors import UserError
 
 SMALL = {"batch_size": 4, "global_size": 32, "local_size": 16}

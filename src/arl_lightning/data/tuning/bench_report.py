@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from arl_lightning.data.stream.stages import STAGES, StageTimes
+from arl_lightning.data.tuning.stages import STAGES, StageTimes
 
 # Settings this near to the fastest are as fast: the best of them has the fewest workers and batches ahead.
 AS_FAST = 0.97

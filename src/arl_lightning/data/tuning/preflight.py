@@ -8,10 +8,10 @@ from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import ShardInfo
 from arl_lightning.data.stream.corpus import Corpus
 from arl_lightning.data.stream.epoch import batches_per_epoch
-from arl_lightning.data.stream.needs import Loading, Run, Speed, memory_of_node
-from arl_lightning.data.stream.preflight_report import PreflightReport
-from arl_lightning.data.stream.stages import measure_stages
 from arl_lightning.data.stream.storage import Folder, Shard
+from arl_lightning.data.tuning.needs import Loading, Run, Speed, memory_of_node
+from arl_lightning.data.tuning.preflight_report import PreflightReport
+from arl_lightning.data.tuning.stages import measure_stages
 from arl_lightning.errors import UserError
 
 # Shards whose images are decoded to measure the speed.

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from arl_lightning.data.stream.bench_report import BenchReport, Setting
-from arl_lightning.data.stream.stages import STAGES
+from arl_lightning.data.tuning.bench_report import BenchReport, Setting
+from arl_lightning.data.tuning.stages import STAGES
 
 FONT = 8
 GREY = "0.35"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from arl_lightning.data.stream.needs import Loading, Memory, Run, Speed
+from arl_lightning.data.tuning.needs import Loading, Memory, Run, Speed
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 from tiny_shards import encode, noise_image
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
-from arl_lightning.data.transform import PretrainingTransform, decode_image
+from arl_lightning.data.stream.transform import PretrainingTransform, decode_image
 from arl_lightning.data.views import MultiCrop
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from arl_lightning.arguments import positional
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.inventory import count_processes
-from arl_lightning.data.stream.bench_report import BenchReport, Setting
-from arl_lightning.data.stream.stages import measure_stages, one_thread
+from arl_lightning.data.tuning.bench_report import BenchReport, Setting
+from arl_lightning.data.tuning.stages import measure_stages, one_thread
 from arl_lightning.errors import UserError
 
 TABLE = "bench.csv"
@@ -139,7 +139,7 @@ def _numbers(name: str, given: str, least: int) -> list[int]:
 
 def _write(report: BenchReport, out: Path) -> BenchReport:
     from arl_lightning.data.shards.stats_figure import save_png
-    from arl_lightning.data.stream.bench_figure import draw_bench  # a table alone needs no Matplotlib
+    from arl_lightning.data.tuning.bench_figure import draw_bench  # a table alone needs no Matplotlib
 
     try:
         out.mkdir(parents=True, exist_ok=True)

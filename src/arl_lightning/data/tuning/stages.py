@@ -15,7 +15,7 @@ import torch
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.stream.collate import stack
 from arl_lightning.data.stream.records import BadSampleError, RawSample
-from arl_lightning.data.transform import PretrainingSample, PretrainingTransform, decode_image
+from arl_lightning.data.stream.transform import PretrainingSample, PretrainingTransform, decode_image
 from arl_lightning.errors import UserError
 
 
