@@ -205,13 +205,26 @@ def test_other_options_after_a_stop_give_what_they_would_have_given_at_once(tmp_
     make_images(tmp_path / "held", 2, first=3)
     changed = {name: [f"t={tmp_path / 'held'}"] if name == "exclude_task" else value for name, value in changed.items()}
     first = {"anatomies": ["knee", "hip"], "samples_per_shard": 2}
-    for stop_after in (0, 2, 4, 9, 14):  # renames: parts, shards, moves into place
+    for stop_after in (0, 2, 4, 9, 14, 21, 24):  # renames: of a part, of shards, into place
         out = tmp_path / f"out{stop_after}"
         stopped_after(stop_after, monkeypatch, lambda out=out: pack_folder(root, out, "hip", **first))
         pack_folder(root, out, "hip", **{**first, **changed})
         straight = tmp_path / f"straight{stop_after}"
         pack_folder(root, straight, "hip", **{**first, **changed})
         assert file_bytes(out) == file_bytes(straight)
+
+
+def test_what_was_held_out_before_a_stop_can_be_packed_after_it(tmp_path, monkeypatch):
+    root = make_images(tmp_path / "in", 4)
+    for number, label in enumerate(("benign", "malignant", "normal")):
+        make_images(tmp_path / "busi" / label, 3, first=10 + 3 * number)
+    out = tmp_path / "out"
+    held = [f"busi={tmp_path / 'busi'}"]
+    stopped_after(6, monkeypatch, lambda: pack_folder(root, out, exclude_task=held))
+    for folder in (out, tmp_path / "straight"):
+        pack_sources(folder, source="busi", root=tmp_path / "busi", processes=1)
+    assert Manifest.load(out).num_samples == 9
+    assert file_bytes(out) == file_bytes(tmp_path / "straight")
 
 
 def test_at_every_rename_what_has_its_name_is_whole(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_a_blank_frame_in_every_clip_ties_no_patients_together(tmp_path):
     root = tmp_path / "in"
     root.mkdir()
     for clip in range(40):
-        frames = [Image.new("L", (64, 64), 0)]
+        frames = [Image.new("L", (64, 64), 40)]
         draw = np.random.default_rng(clip)
         frames += [Image.fromarray(draw.integers(0, 256, (64, 64), dtype=np.uint8)) for _ in range(2)]
         frames[0].save(root / f"{clip:02d}.gif", save_all=True, append_images=frames[1:], duration=1000)
