@@ -43,6 +43,13 @@ def test_a_split_is_the_list_of_that_name_and_the_default_leaves_the_test_out(ro
     assert [sample.name for sample in samples] == [f"imgs/{name}" for name in expected]
 
 
+def test_a_folder_named_otherwise_gives_the_same_names(root):
+    (root / "imgs").rename(root / "imgsQ")
+    samples, rejected = read(Gbcu(root))
+    assert not rejected
+    assert [sample.name for sample in samples] == [f"imgs/{name}" for name in TRAIN]
+
+
 def test_the_default_needs_no_test_list(root):
     (root / "test.txt").unlink()
     assert len(Gbcu(root).units()) == 2

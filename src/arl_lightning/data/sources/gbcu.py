@@ -27,7 +27,7 @@ class Gbcu:
 
     Layout:
         GBCU-Shared/
-            imgs/im00001.jpg
+            imgs/im00001.jpg    or imgsQ/im00001.jpg, a name that could not be confirmed; the samples' names are the same
             bbox_annot.json     boxes drawn by radiologists (not read)
             roi_pred.json       boxes found by the region network (not read)
             train.txt, test.txt one `im00001.jpg,0` a line; 0 normal, 1 benign, 2 malignant
@@ -72,9 +72,10 @@ class Gbcu:
             UserError: If the images or a list is missing, or a line of it is none of `NAME,CLASS`.
         """
         lists = [f"{split}.txt" for split in ("train", "test") if self.split in (split, "all")]
-        require(self.root, ["imgs", *lists], "GBCU", WHERE)
+        folder = "imgsQ" if (self.root / "imgsQ").is_dir() and not (self.root / "imgs").is_dir() else "imgs"
+        require(self.root, [folder, *lists], "GBCU", WHERE)
         names = {name for file in lists for name in _listed(self.root / file)}
-        return [Unit(f"imgs/{name}", self.root / "imgs" / name) for name in sorted(names)]
+        return [Unit(f"imgs/{name}", self.root / folder / name) for name in sorted(names)]
 
     def read(self, unit: Unit) -> Iterator[Sample | Rejected]:
         """Yield the image."""
