@@ -27,7 +27,7 @@ class Gbcu:
 
     Layout:
         GBCU-Shared/
-            imgs/im00001.jpg    or imgsQ/im00001.jpg, a name that could not be confirmed; the samples' names are the same
+            imgs/im00001.jpg    or imgsQ/, a name that could not be confirmed; samples are named alike
             bbox_annot.json     boxes drawn by radiologists (not read)
             roi_pred.json       boxes found by the region network (not read)
             train.txt, test.txt one `im00001.jpg,0` a line; 0 normal, 1 benign, 2 malignant
