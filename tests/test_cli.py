@@ -156,6 +156,15 @@ def test_missing_and_empty_folders_are_named(tmp_path, capsys):
         assert str(tmp_path / folder) in error_line(capsys)
 
 
+def test_a_corpus_with_splits_says_that_one_of_them_is_to_be_named(tmp_path, capsys):
+    splits = {"train": 0.5, "val": 0.5}
+    options = {"num_samples": 40, "size": (64, 64)}
+    pack_sources(tmp_path / "corpus", source="phantom", options=options, splits=splits, processes=1)
+    assert train(tmp_path / "run", tmp_path / "corpus") == 2
+    folder = tmp_path / "corpus"
+    assert f"name one of its splits, {folder}/train or {folder}/val" in error_line(capsys)
+
+
 def test_shard_that_lost_its_end_is_named_before_training(tmp_path, capsys):
     pack_phantom(tmp_path / "corpus", num_samples=16)
     shard = tmp_path / "corpus/shard-000001.tar"
