@@ -88,11 +88,9 @@ class Manifest:
             if not folder.is_dir():
                 raise UserError(f"{folder}: no such folder; pack shards into it with `arl shards pack --out {folder}`")
             if not path.is_file():
-                splits = sorted(each.parent.name for each in folder.glob(f"*/{FILE_NAME}"))
+                splits = sorted(str(each.parent) for each in folder.glob(f"*/{FILE_NAME}"))
                 if splits:
-                    raise UserError(
-                        f"{path}: missing; name one of its splits, {folder}/{f' or {folder}/'.join(splits)}"
-                    )
+                    raise UserError(f"{path}: missing; name one of its splits, {' or '.join(splits)}")
                 raise UserError(
                     f"{path}: missing; this folder holds no packed shards (pack them with `arl shards pack --out"
                     f" {folder}`)"
