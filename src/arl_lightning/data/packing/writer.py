@@ -152,6 +152,8 @@ def _jobs(out: Path, work: Path, split: str, num_places: int, samples_per_shard:
 def _write_shards(jobs: Sequence[_Job], processes: int) -> None:
     missing = [job for job in jobs if not (_info_path(job).is_file() and (job.draft.is_file() or job.place.is_file()))]
     num_done = len(jobs) - len(missing)
+    if len(missing) <= 2 * processes:
+        processes = 1  # a few shards are written sooner than processes have started
     with tqdm(total=len(jobs), initial=num_done, desc="write", unit=" shards", smoothing=0.05) as bar:
         for _ in run_jobs(_write_shard, missing, processes):
             bar.update()
