@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from arl_lightning.data.media import is_of_machine
 from arl_lightning.data.packing.duplicates import DETAIL, perceptual_hashes
 from arl_lightning.data.packing.encoding import Encoding
 from arl_lightning.data.shards.sample import Flagged, Record, Rejected, Sample
@@ -98,9 +99,9 @@ def _read(source: Source, unit: Unit) -> Iterator[Sample | Rejected | Flagged]:
     """Yield a unit's items; what a reader did not foresee costs the unit, not the packing of millions of others."""
     try:
         yield from source.read(unit)
-    except (UserError, OSError):  # a wrong argument, or a disk that fails: the next unit would not fare better
-        raise
     except Exception as error:
+        if isinstance(error, UserError) or is_of_machine(error):  # the next unit would not fare better
+            raise
         yield Rejected(unit.path, f"{type(error).__name__}: {error}"[:200])
 
 

@@ -1,9 +1,9 @@
 """The folder in which a corpus is made, and what it lets a packing or merging that was killed go on with.
 
 In `OUT/.packing`: `lock`, held while somebody works; `units`, the list of what is to be read; `parts/`, what was read;
-`begun`, once there is something worth keeping; `shards-<hash>/`, shards that are whole. When all are, they are moved to
-`OUT`, the manifests are written, the folder is renamed to `.packing-done` and deleted. Every file is renamed into place
-whole, so each of these steps can be repeated.
+`begun`, once there is something worth keeping; `shards-<hash>/`, shards that are whole. When all are, `placed.json`
+notes them, they are moved to `OUT`, the manifests are written, the folder is renamed to `.packing-done` and deleted.
+Every file is renamed into place whole, so each of these steps can be repeated.
 """
 
 import errno

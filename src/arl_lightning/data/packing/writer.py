@@ -25,6 +25,7 @@ from arl_lightning.data.wording import human_size
 from arl_lightning.errors import UserError
 
 SHARD_PATTERN = "shard-*.tar"
+PLACED_FILE = "placed.json"  # what was, or is about to be, moved into place
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def write_corpus(
         save_array(work / f"copies-{split}.npy", contents.copies[split])
         jobs += _jobs(out, work, split, len(order), samples_per_shard)
     _write_shards(jobs, processes)
-    _drop_stale(out, {job.place for job in jobs})
+    _drop_stale(out, work.parent / PLACED_FILE, [job.place.relative_to(out).as_posix() for job in jobs])
     manifests = {}
     for split in contents.orders:
         (out / split).mkdir(exist_ok=True)
@@ -119,11 +120,15 @@ def write_corpus(
     return manifests
 
 
-def _drop_stale(out: Path, places: set[Path]) -> None:
-    """Delete shards that no manifest lists: those that were in place when a packing with other options was killed."""
-    for path in (*out.glob(SHARD_PATTERN), *out.glob(f"*/{SHARD_PATTERN}")):
-        if path not in places:
-            path.unlink()
+def _drop_stale(out: Path, record: Path, places: list[str]) -> None:
+    """Delete shards that a killed packing with other options had moved into place; note those of this one before.
+
+    What no packing here has noted is somebody else's and stays.
+    """
+    former = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    save_json(record, sorted({*former, *places}))
+    for place in set(former) - set(places):
+        (out / place).unlink(missing_ok=True)
 
 
 def check_space(contents: Contents, out: Path) -> None:
