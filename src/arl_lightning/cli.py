@@ -172,6 +172,8 @@ def _usage(given: Sequence[str]) -> int:
 
 def _refuse(reason: object) -> int:
     print(f"arl: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    if isinstance(reason, UserError) and reason.advice:
+        print(f"     {reason.advice}", file=sys.stderr)
     return MISTAKE
 
 

@@ -11,10 +11,10 @@ from arl_lightning.pretraining.callbacks import (
     FinalCheckpoint,
     NonFiniteGuard,
     ReconstructionPictures,
-    Throughput,
 )
 from arl_lightning.pretraining.callbacks.collapse import rank_me, symptoms
 from arl_lightning.pretraining.callbacks.pictures import reconstruction_panels
+from arl_lightning.training.progress import Throughput
 
 BATCHES = [random_batch(seed=seed) for seed in range(4)]
 HEALTHY = {"train/teacher/entropy": 0.5, "train/teacher/prototypes_used": 40.0}

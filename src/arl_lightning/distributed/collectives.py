@@ -1,4 +1,6 @@
-"""Reductions over all ranks; in a single process each returns its input, detached."""
+"""Exchanges between all ranks; in a single process each returns its input, tensors detached."""
+
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -30,3 +32,12 @@ def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     reduced = tensor.detach().clone()
     dist.all_reduce(reduced, op=operation)
     return reduced
+
+
+def gather_rows(rows: Any) -> list[Any]:
+    """Return what every rank holds, by rank; any object that can be pickled."""
+    if world_size() == 1:
+        return [rows]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, rows)
+    return gathered

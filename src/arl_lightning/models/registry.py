@@ -7,9 +7,11 @@ baselines", paper section 4.2). Any of them takes `img_size` and the arguments o
 from collections.abc import Callable
 from typing import Any
 
+import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from arl_lightning.models.encoder import AViT
+from arl_lightning.models.acdt import Kernel
+from arl_lightning.models.encoder import AViT, Conditioning
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
@@ -66,3 +68,28 @@ def _register(size: str, patch_size: int) -> str:
 
 
 MODEL_NAMES = tuple(_register(size, patch_size) for size in SIZES for patch_size in PATCH_SIZES)
+
+
+def create_avit(
+    name: str,
+    image_size: int,
+    in_chans: int,
+    conditioning: Conditioning,
+    num_anatomies: int,
+    kernel: Kernel,
+    register_tokens: int,
+    drop_path: float,
+) -> AViT:
+    """Build a registered A-ViT without a classifier."""
+    network: AViT = timm.create_model(  # type: ignore[assignment]
+        name,
+        img_size=image_size,
+        in_chans=in_chans,
+        num_classes=0,
+        conditioning=conditioning,
+        num_anatomies=num_anatomies,
+        kernel=kernel,
+        reg_tokens=register_tokens,
+        drop_path_rate=drop_path,
+    )
+    return network

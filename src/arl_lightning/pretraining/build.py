@@ -1,13 +1,11 @@
 """Networks from a recipe's options."""
 
-import timm
-
 from arl_lightning.errors import UserError
 from arl_lightning.models.decoder import Decoder
 from arl_lightning.models.encoder import AViT
 from arl_lightning.models.heads import DINOHead
 from arl_lightning.models.networks import Student
-from arl_lightning.models.registry import MODEL_NAMES
+from arl_lightning.models.registry import MODEL_NAMES, create_avit
 from arl_lightning.objectives.masking import num_hidden_patches
 from arl_lightning.pretraining import options
 
@@ -20,16 +18,15 @@ def build_encoder(encoder: options.Encoder, num_anatomies: int) -> AViT:
     """
     if encoder.name not in MODEL_NAMES:
         raise UserError(f"model.encoder.name: '{encoder.name}' is not one of {', '.join(MODEL_NAMES)}")
-    network: AViT = timm.create_model(  # type: ignore[assignment]
+    network = create_avit(
         encoder.name,
-        img_size=encoder.image_size,
-        in_chans=encoder.in_chans,
-        num_classes=0,
-        conditioning=encoder.conditioning,
-        num_anatomies=num_anatomies,
-        kernel=encoder.kernel,
-        reg_tokens=encoder.register_tokens,
-        drop_path_rate=encoder.drop_path,
+        encoder.image_size,
+        encoder.in_chans,
+        encoder.conditioning,
+        num_anatomies,
+        encoder.kernel,
+        encoder.register_tokens,
+        encoder.drop_path,
     )
     patch_size = network.patch_size
     if encoder.image_size % patch_size:

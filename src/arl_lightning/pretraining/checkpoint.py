@@ -1,16 +1,13 @@
 """What a checkpoint holds beside Lightning's state, in plain values so that it loads with `weights_only=True`."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-
 import arl_lightning
 from arl_lightning.errors import UserError
+from arl_lightning.models.weights import read_checkpoint
 
 # Recipe keys, by group, that shape the networks or what they see.
 NETWORK_KEYS = {
@@ -66,27 +63,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, is no checkpoint, or not one of ours.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; give a file, or `last` for the run folder's newest")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a truncated or foreign file fails in many ways inside torch
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); choose another one") from error
+    checkpoint = read_checkpoint(path)
     if "arl" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of `arl pretrain`")
     return checkpoint
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and rename it: a kill at any time leaves the former one whole."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Save to a local path."""
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(place.name + ".tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(place)

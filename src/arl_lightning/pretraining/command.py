@@ -1,8 +1,6 @@
 """`arl pretrain`: from a recipe to a run folder."""
 
-import logging
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,6 +22,9 @@ from arl_lightning.pretraining import callbacks, checkpoint
 from arl_lightning.pretraining.arl import ARL
 from arl_lightning.pretraining.build import build_encoder
 from arl_lightning.pretraining.schedules import scaled_learning_rate
+from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
+from arl_lightning.training.progress import Progress, Throughput
+from arl_lightning.training.quiet import silence_lightning
 
 LAST = "last"
 DEVICES = ("cpu", "cuda")
@@ -110,7 +111,7 @@ class PretrainCLI(LightningCLI):
         """Give the trainer our callbacks and a logger inside the run folder."""
         run = self.run
         kwargs["callbacks"] = [*_listed(self._get(self.config_init, "trainer.callbacks")), *_callbacks(run)]
-        kwargs["plugins"] = [*_listed(self._get(self.config_init, "trainer.plugins")), checkpoint.AtomicCheckpointIO()]
+        kwargs["plugins"] = [*_listed(self._get(self.config_init, "trainer.plugins")), AtomicCheckpointIO()]
         kwargs["logger"] = TensorBoardLogger(run.path, name="", version="tensorboard")
         return super().instantiate_trainer(**kwargs)
 
@@ -134,24 +135,6 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _silence_lightning() -> None:
-    """Keep Lightning's notes off the terminal where they do not apply; `start_report` says what does."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        "LightningCLI's args parameter",  # our own entry point gives both
-        "You defined a `validation_step` but have no `val_dataloader`",  # held-out shards are an option
-        "Using ModelCheckpoint with manual optimization",  # the state after the step is what we want
-        "Total length of `list` across ranks is zero",  # likewise
-        "Checkpoint directory .* exists and is not empty",  # of a run that goes on
-        r"`isinstance\(treespec, LeafSpec\)`",
-        r"Found \d+ module\(s\) in eval mode",  # the teacher
-        "The 'train_dataloader' does not have many workers",
-        "The 'val_dataloader' does not have many workers",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{message}")
-
-
 def _callbacks(run: Run) -> list[pl.Callback]:
     saving = ModelCheckpoint(
         dirpath=run.checkpoints,
@@ -165,11 +148,11 @@ def _callbacks(run: Run) -> list[pl.Callback]:
     return [
         callbacks.CollapseMonitor(run.watch_every_n_steps),
         callbacks.ReconstructionPictures(run.pictures, run.pictures_every_n_steps),
-        callbacks.Progress(),
+        Progress(),
         callbacks.NonFiniteGuard(run.checkpoints),
         callbacks.DataGuard(run.last_checkpoint, run.watch_every_n_steps),
         callbacks.FinalCheckpoint(run.last_checkpoint),
-        callbacks.Throughput(),
+        Throughput(),
         saving,
     ]
 
@@ -215,7 +198,7 @@ def pretrain(arguments: Sequence[str], say: Callable[[str], None] = print) -> No
     Raises:
         UserError: If the recipe, the shards or the checkpoint cannot be used.
     """
-    _silence_lightning()
+    silence_lightning()
     try:
         _run(build_cli(arguments), say)
     except MisconfigurationException as error:

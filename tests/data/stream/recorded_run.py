@@ -26,7 +26,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.callbacks.data import DataGuard
-from arl_lightning.pretraining.checkpoint import AtomicCheckpointIO
+from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
 
 SMALL = {"batch_size": 6, "num_workers": 0, "global_size": 16, "num_local_views": 1, "local_size": 8}
 TIMEOUT = 120.0

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 # Metric, its name on the bar.
-SHOWN = {
+PRETRAINING = {
     "train/images_per_second": "img/s",
     "train/loss/self_distillation": "sd",
     "train/loss/reconstruction": "mim",
@@ -24,10 +25,12 @@ class Throughput(pl.Callback):
     """Log `train/images_per_second` of all ranks and `train/data_wait_share`, the share of time spent waiting for data.
 
     Args:
+        field: A field of the batch with one entry for each image.
         smoothing: Share of the past in the running means.
     """
 
-    def __init__(self, smoothing: float = 0.9) -> None:
+    def __init__(self, field: str = "key", smoothing: float = 0.9) -> None:
+        self.field = field
         self.smoothing = smoothing
         self._ended: float | None = None
         self._waited = 0.0  # what the loader had counted when the last batch ended
@@ -49,7 +52,7 @@ class Throughput(pl.Callback):
             kept = self.smoothing
             self._means = (kept * past[0] + (1 - kept) * latest[0], kept * past[1] + (1 - kept) * latest[1])
             seconds, waited = self._means
-            num_images = len(batch["key"])
+            num_images = len(batch[self.field])
             speed = {
                 "train/images_per_second": torch.tensor(num_images * trainer.world_size / seconds),
                 "train/data_wait_share": torch.tensor(waited / seconds),
@@ -59,16 +62,21 @@ class Throughput(pl.Callback):
 
 
 class Progress(ProgressBar):
-    """A bar over the run's steps with rate, time left, losses and lambda.
+    """A bar over the run's steps with rate, time left and a few metrics.
 
     Where the output is no terminal, a line appears every `log_seconds` instead.
 
     Args:
+        name: Stands before the bar.
+        shown: Metrics, and their names on the bar.
         log_seconds: Seconds between two lines in a log file.
     """
 
-    def __init__(self, log_seconds: float = 30.0) -> None:
+    def __init__(
+        self, name: str = "pretrain", shown: Mapping[str, str] = PRETRAINING, log_seconds: float = 30.0
+    ) -> None:
         super().__init__()
+        self.name, self.shown = name, shown
         self.log_seconds = log_seconds
         self._enabled = True
         self._bar: tqdm | None = None
@@ -85,9 +93,9 @@ class Progress(ProgressBar):
         """Open the bar where the run stands."""
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=trainer.max_steps,
+            total=trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches),
             initial=trainer.global_step,
-            desc="pretrain",
+            desc=self.name,
             unit="step",
             file=sys.stderr,
             disable=not self._enabled,
@@ -104,7 +112,7 @@ class Progress(ProgressBar):
         moved = trainer.global_step - self._bar.n
         if self._due():
             metrics = trainer.callback_metrics
-            shown = {short: f"{float(metrics[name]):.3g}" for name, short in SHOWN.items() if name in metrics}
+            shown = {short: f"{float(metrics[name]):.3g}" for name, short in self.shown.items() if name in metrics}
             self._bar.set_postfix(shown, refresh=False)
         self._bar.update(moved)
 

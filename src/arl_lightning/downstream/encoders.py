@@ -1,0 +1,228 @@
+"""Any encoder behind one signature, from any checkpoint.
+
+Legend: B images, C channels, T tokens (prefix first), D embedding channels, h x w the patch grid.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+import arl_lightning.models  # noqa: F401 (registers A-ViT with timm)
+from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
+from arl_lightning.downstream.adapters import ADAPTERS, adapted
+from arl_lightning.downstream.options import Encoder, Pooling
+from arl_lightning.errors import UserError
+from arl_lightning.models.encoder import AViT
+from arl_lightning.models.registry import PIXEL_MEAN, PIXEL_STD
+from arl_lightning.models.weights import EncoderSpec, encoder_of_checkpoint, load_weights, read_encoder, resize
+
+NONE = "none"
+TIMM = "timm"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an encoder's weights came from, for the record of a run.
+
+    Attributes:
+        checkpoint: What the user named.
+        sha256: Of the file's bytes; None where there is no file.
+        model: The network's name.
+    """
+
+    checkpoint: str
+    sha256: str | None
+    model: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+class Backbone(nn.Module):
+    """A vision transformer, conditioned on anatomies or not, with the pixels it expects.
+
+    Args:
+        network: A timm vision transformer without a classifier.
+        mean: Subtracted from pixels in [0, 1], one value for each channel.
+        std: Divides them afterwards.
+        anatomies: The vocabulary of an A-ViT, without `other`.
+
+    Attributes:
+        embed_dim: D.
+        depth: Number of blocks.
+        in_chans: C.
+        patch_size: Pixels a side of a patch.
+        num_prefix_tokens: Class and register tokens.
+    """
+
+    def __init__(
+        self, network: VisionTransformer, mean: Sequence[float], std: Sequence[float], anatomies: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.vocabulary = AnatomyVocabulary(anatomies)
+        self.embed_dim = int(network.embed_dim)
+        self.depth = len(network.blocks)
+        self.in_chans = int(cast(nn.Conv2d, network.patch_embed.proj).in_channels)
+        self.patch_size = int(network.patch_embed.patch_size[0])
+        self.num_prefix_tokens = int(network.num_prefix_tokens)
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether anatomies reach the blocks."""
+        return isinstance(self.network, AViT) and self.network.conditioning != "none"
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Bring (B, C, H, W) uint8 to the floats that the network takes."""
+        dtype = self.network.patch_embed.proj.weight.dtype
+        shape = (1, self.in_chans, 1, 1)
+        mean = torch.tensor(self.mean, device=image.device, dtype=dtype).view(shape)
+        std = torch.tensor(self.std, device=image.device, dtype=dtype).view(shape)
+        return (image.to(dtype) / 255 - mean) / std
+
+    def forward(self, image: Tensor, anatomy: Tensor | None = None) -> Tensor:
+        """Encode normalised images (B, C, H, W) to (B, T, D) normalised tokens."""
+        if isinstance(self.network, AViT):
+            return self.network.forward_features(image, anatomy)
+        return self.network.forward_features(image)
+
+    def pooled(self, image: Tensor, anatomy: Tensor | None, pooling: Pooling) -> Tensor:
+        """Return one feature vector an image, (B, D): the mean of the patch tokens, or the class token."""
+        tokens = self(image, anatomy)
+        return tokens[:, 0] if pooling == "cls" else tokens[:, self.num_prefix_tokens :].mean(dim=1)
+
+    def intermediates(self, image: Tensor, indices: Sequence[int], anatomy: Tensor | None = None) -> list[Tensor]:
+        """Return the maps (B, D, h, w) behind some blocks, without the final norm."""
+        known: dict[str, Any] = {"anatomy": anatomy} if isinstance(self.network, AViT) else {}
+        found = self.network.forward_intermediates(image, indices=list(indices), intermediates_only=True, **known)
+        return cast(list[Tensor], found)
+
+
+def open_backbone(checkpoint: str, options: Encoder, image_size: int | None) -> tuple[Backbone, Origin, int]:
+    """Build an encoder and load its weights.
+
+    Args:
+        checkpoint: A `.ckpt` of `arl pretrain`, an exported `.safetensors`, `timm:NAME`, `ADAPTER:FILE`, or `none`.
+        options: What the checkpoint does not say.
+        image_size: Pixels a side; the checkpoint's own where None.
+
+    Returns:
+        The encoder, where it came from, and its image size.
+
+    Raises:
+        UserError: If the checkpoint cannot be read or does not fit.
+    """
+    kind, _, rest = checkpoint.partition(":")
+    if checkpoint == NONE:
+        backbone, size = _named(options, pretrained=False, image_size=image_size)
+        origin = Origin(checkpoint, None, options.name)
+    elif kind == TIMM and rest:
+        backbone, size = _named(options, pretrained=True, image_size=image_size, name=rest)
+        origin = Origin(checkpoint, None, rest)
+    elif rest and not Path(checkpoint).exists():
+        backbone, size = _foreign(kind, Path(rest), options, image_size)
+        origin = Origin(checkpoint, file_sha256(Path(rest)), options.name)
+    else:
+        backbone, size, name = _own(Path(checkpoint), options, image_size)
+        origin = Origin(checkpoint, file_sha256(Path(checkpoint)), name)
+    if options.pooling == "cls" and not backbone.num_prefix_tokens:
+        raise UserError(f"encoder.pooling cls: {origin.model} has no class token; use gap")
+    backbone.network.set_grad_checkpointing(options.checkpoint_gradients)
+    return backbone, origin, size
+
+
+def _own(path: Path, options: Encoder, image_size: int | None) -> tuple[Backbone, int, str]:
+    if path.suffix == ".safetensors":
+        encoder, spec = read_encoder(path, options.drop_path)
+    else:
+        encoder, spec = encoder_of_checkpoint(path, options.weights, options.drop_path)
+    spec = resize(encoder, spec, image_size or spec.image_size)
+    return of_spec(encoder, spec), spec.image_size, spec.name
+
+
+def of_spec(encoder: AViT, spec: EncoderSpec) -> Backbone:
+    """Wrap an A-ViT with what its specification says of pixels and anatomies."""
+    return Backbone(encoder, [spec.mean] * spec.in_chans, [spec.std] * spec.in_chans, spec.anatomies)
+
+
+def _named(options: Encoder, pretrained: bool, image_size: int | None, name: str | None = None) -> tuple[Backbone, int]:
+    """Build a timm model by name; its own weights come from the model hub."""
+    name = name or options.name
+    network = _create(name, pretrained, options, image_size)
+    size = int(network.patch_embed.img_size[0])
+    in_chans = int(cast(nn.Conv2d, network.patch_embed.proj).in_channels)
+    if not pretrained:
+        return Backbone(network, [PIXEL_MEAN] * in_chans, [PIXEL_STD] * in_chans, ANATOMIES), size
+    stated = cast(dict[str, Any], network.pretrained_cfg)
+    mean, std = (_for_channels(stated[key], in_chans) for key in ("mean", "std"))
+    return Backbone(network, mean, std, ANATOMIES), size
+
+
+def _for_channels(values: Sequence[float], in_chans: int) -> list[float]:
+    return list(values) if len(values) == in_chans else [sum(values) / len(values)] * in_chans
+
+
+def _create(name: str, pretrained: bool, options: Encoder, image_size: int | None) -> VisionTransformer:
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(f"encoder '{name}': timm knows no such model; `timm.list_models('*vit*')` lists them")
+    sizes: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    try:
+        network = timm.create_model(
+            name,
+            pretrained=pretrained,
+            num_classes=0,
+            in_chans=options.in_chans or (3 if pretrained else 1),
+            drop_path_rate=options.drop_path,
+            **sizes,
+        )
+    except TypeError as error:  # no vision transformer: its builder does not know an argument
+        raise UserError(f"encoder '{name}': not a vision transformer of timm's; choose one") from error
+    except AssertionError as error:
+        raise UserError(f"encoder '{name}': image_size {image_size} does not fit it ({error})") from error
+    except Exception as error:  # the hub's client raises many types, without a common base
+        if not pretrained:
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"checkpoint timm:{name}: its weights could not be fetched ({type(error).__name__}: {reason}); connect to"
+            " the model hub, or give a file through an adapter"
+        ) from error
+    if not isinstance(network, VisionTransformer):
+        raise UserError(f"encoder '{name}': not a vision transformer of timm's; choose one")
+    size = network.patch_embed.img_size[0]
+    if size % network.patch_embed.patch_size[0]:
+        raise UserError(f"image_size {size}: not divisible by the patch size {network.patch_embed.patch_size[0]}")
+    return network
+
+
+def _foreign(name: str, path: Path, options: Encoder, image_size: int | None) -> tuple[Backbone, int]:
+    weights, adapter = adapted(name, path)
+    embedding = weights.get("patch_embed.proj.weight")
+    in_chans = len(adapter.mean) if embedding is None else embedding.shape[1]
+    options = replace(options, in_chans=in_chans)
+    network = _create(options.name, False, options, None)
+    load_weights(network, weights, path)
+    size = image_size or int(network.patch_embed.img_size[0])
+    network.set_input_size(img_size=(size, size))
+    mean, std = _for_channels(adapter.mean, in_chans), _for_channels(adapter.std, in_chans)
+    return Backbone(network, mean, std, ANATOMIES), size
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def adapters() -> list[str]:
+    """Names before the colon of `--checkpoint NAME:FILE`."""
+    return [TIMM, *sorted(ADAPTERS)]

@@ -1,0 +1,1 @@
+"""What every training shares: progress, checkpoint files, and a quiet terminal."""
