@@ -125,9 +125,9 @@ def test_a_missing_file_is_a_finding_about_that_file(tabulate: Tabulate, tmp_pat
 
 def test_spellings_of_one_class_and_a_single_class_are_found(tabulate: Tabulate) -> None:
     assert reasons(tabulate("image,label\na.png,Cyst\nb.png,cyst\nc.png,x\n")) == [
-        "column label: 'Cyst' and 'cyst' differ in case only; use one"
+        "column label: 'Cyst' and 'cyst' differ in case only; use one of them"
     ]
-    assert "holds only 'x'" in reasons(tabulate("image,label\na.png,x\nb.png,x\n"))[0]
+    assert "'x' is the only class" in reasons(tabulate("image,label\na.png,x\nb.png,x\n"))[0]
 
 
 def test_masks_of_no_named_structure_are_said_to_be_left_out(tabulate: Tabulate) -> None:

@@ -78,8 +78,9 @@ def table_listing(
     if found is None:  # also from rows that cannot be used: a class's index must not depend on a missing file
         named = {row[label] for row in rows} if label else set()
         found = tuple(sorted(name for name in named if name and name.lower() not in NO_VALUES))
-    reader.check_classes(found, derived=classes is None and label is not None)
-    _check_positive(table, found, positive)
+    if classes is None and label is not None:
+        reader.findings += derived_findings(found, table, f"column {label}: ")
+    check_positive(table, found, positive)
     cases.sort(key=lambda case: case.key)
     return Listing(tuple(cases), found, positive, structures if with_masks else (), tuple(reader.findings))
 
@@ -150,18 +151,6 @@ class _Reader:
                 self.say("inconsistent", f"{reason}; fill it for every row or for none")
             else:
                 self.say("note", f"{reason}; each of these images counts as a patient of its own")
-
-    def check_classes(self, classes: Sequence[str], derived: bool) -> None:
-        """Find labels that a table of unknown vocabulary spells in two ways, or that are too few."""
-        if not derived:
-            return
-        spellings: dict[str, str] = {}
-        for name in classes:
-            other = spellings.setdefault(name.casefold(), name)
-            if other != name:
-                self.say("inconsistent", f"column {self.label}: '{other}' and '{name}' differ in case only; use one")
-        if len(spellings) == 1:
-            self.say("inconsistent", f"column {self.label}: holds only '{classes[0]}'; at least two classes are needed")
 
     def _check_cells(self, row: _Row) -> None:
         used = ["image", *OPTIONAL, *([self.label] if self.label else []), *(["mask"] if self.with_masks else [])]
@@ -265,8 +254,28 @@ def _label_column(
     return label
 
 
-def _check_positive(table: Path, classes: Sequence[str], positive: str | None) -> None:
+def derived_findings(classes: Sequence[str], source: Path, prefix: str = "") -> list[Finding]:
+    """Find classes that the files themselves name in two spellings, or that are too few."""
+    spellings: dict[str, str] = {}
+    findings = []
+    for name in classes:
+        other = spellings.setdefault(name.casefold(), name)
+        if other != name:
+            reason = f"{prefix}'{one_line(other)}' and '{one_line(name)}' differ in case only; use one of them"
+            findings.append(Finding(source, "inconsistent", reason))
+    if len(spellings) == 1:
+        reason = f"{prefix}'{one_line(classes[0])}' is the only class; at least two are needed"
+        findings.append(Finding(source, "inconsistent", reason))
+    return findings
+
+
+def check_positive(source: Path, classes: Sequence[str], positive: str | None) -> None:
+    """See that the positive class is one of two.
+
+    Raises:
+        UserError: If it is none, or there are not two.
+    """
     if positive is not None and (positive not in classes or len(classes) != 2):
-        found = ", ".join(classes) or "no class"
+        found = one_line(", ".join(classes)) or "no class"
         fix = "name one of them" if len(classes) == 2 else "leave it out, it is for two classes"
-        raise UserError(f"positive '{positive}': {one_line(table)} has {found}; {fix}")
+        raise UserError(f"positive '{positive}': {one_line(source)} has {found}; {fix}")
