@@ -88,7 +88,7 @@ class Pocus:
                 `files` names a file that is not there, or nothing is left to read.
         """
         require(self.root, [TABLE, *FOLDERS], "POCUS", WHERE)
-        rows = _Rows(read_csv(self.root / TABLE, [NAME, LICENCE, PROBE, GENDER, PATIENT, AFTER_PATIENT], where=WHERE))
+        rows = Rows(read_csv(self.root / TABLE, [NAME, LICENCE, PROBE, GENDER, PATIENT, AFTER_PATIENT], where=WHERE))
         rows.check_licences(self.licences, self.root / TABLE)
         paths = self._named(sorted(path for folder in FOLDERS for path in find_media(self.root / folder)))
         units = [self._unit(path, rows) for path in paths if rows.allows(path, self.licences)]
@@ -108,7 +108,7 @@ class Pocus:
             raise UserError(f"{self.files}: names {absent[0]}{more}, which {self.root} lacks; correct or copy them")
         return [path for path, names in kept.items() if names]
 
-    def _unit(self, path: Path, rows: "_Rows") -> Unit:
+    def _unit(self, path: Path, rows: "Rows") -> Unit:
         return Unit(
             path.relative_to(self.root).as_posix(), path, {"patient": rows.patient(path), "probe": _probe(path)}
         )
@@ -126,7 +126,7 @@ class Pocus:
             yield Sample(image, self.anatomy, self.name, unit.name, patient, probe=probe)
 
 
-class _Rows:
+class Rows:
     """The table's rows, found by a file's name."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -136,25 +136,29 @@ class _Rows:
         self._licences = {_plain(row[LICENCE]): row[LICENCE].strip() for row in rows}
 
     def check_licences(self, licences: Sequence[str], table: Path) -> None:
+        """Raise a UserError if no row has one of these licences."""
         unknown = [licence for licence in licences if _plain(licence) not in self._licences]
         if unknown:
             known = ", ".join(sorted(self._licences.values()))
             raise UserError(f"licences: no file in {table} is under '{unknown[0]}'; choose from {known}")
 
     def allows(self, path: Path, licences: Sequence[str]) -> bool:
+        """Return whether a file is under one of these licences; any is where there are none."""
         if not licences:
             return True
-        row = self._row(path)
+        row = self.row(path)
         return row is not None and _plain(row[LICENCE]) in {_plain(licence) for licence in licences}
 
     def patient(self, path: Path) -> str | None:
-        row = self._row(path)
+        """Return who a file shows, None where unknown."""
+        row = self.row(path)
         if row is None:
             return None
         shifted = row[GENDER].strip().isdigit()  # then the number of frames stands there
         return row[AFTER_PATIENT if shifted else PATIENT].strip() or None
 
-    def _row(self, path: Path) -> Row | None:
+    def row(self, path: Path) -> Row | None:
+        """Return a file's row, of the same probe where two rows share its name."""
         candidates = self._by_name.get(path.stem.casefold(), [])
         return max(candidates, key=lambda row: _likeness(row, path), default=None)
 
