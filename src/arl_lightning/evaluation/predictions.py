@@ -1,26 +1,21 @@
-"""What a model said about each image of a part, and the file that keeps it.
+"""What a model said about each image of a part; folds and seeds put together.
 
 N images, C classes, F frames of a clip.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from arl_lightning.errors import UserError
-from arl_lightning.evaluation.files import replacing
 
 Part = Literal["val", "test"]
 GroupedBy = Literal["patient", "patient where known", "video", "image"]
 
-FILE = "predictions.parquet"
-PREFIX = "prob_"  # of the columns of probabilities
-METADATA = b"arl_lightning"
 SUM_TOLERANCE = 1e-3  # of an image's probabilities, which may come from bf16
 
 
@@ -125,17 +120,17 @@ class Predictions:
         )  # fmt: skip
 
     def write_parquet(self, path: Path) -> None:
-        """Write one row an image."""
-        write_parquet(path, [self])
+        """Write one row an image, see `tables.write_parquet`."""
+        from arl_lightning.evaluation import tables
+
+        tables.write_parquet(path, [self])
 
     @staticmethod
     def read_parquet(path: Path, part: Part = "test") -> "Predictions":
-        """Read one part.
+        """Read one part, see `tables.read_parquet`."""
+        from arl_lightning.evaluation import tables
 
-        Raises:
-            UserError: If the file is missing, is not ours, or has nothing of the part.
-        """
-        return read_parquet(path, part)
+        return tables.read_parquet(path, part)
 
 
 def group_of(key: str, patient: str | None, video: str | None) -> str:
@@ -174,86 +169,45 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
-def write_parquet(path: Path, predictions: Sequence[Predictions]) -> None:
-    """Write one row an image of one or several parts: key, patient, video, label, `prob_<class>`, part, fold, seed."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = pa.concat_tables([pa.table(_columns(each), schema=_schema(each)) for each in predictions])
-    with replacing(path) as temporary:
-        parquet.write_table(table, temporary)
-
-
-def read_parquet(path: Path, part: Part = "test") -> Predictions:
-    """Read what `write_parquet` wrote of one part.
+def average(seeds: Sequence[Predictions]) -> Predictions:
+    """Return the mean probabilities of several seeds, images in the order of the first.
 
     Raises:
-        UserError: If the file is missing, is not ours, or has nothing of the part.
+        UserError: If they are not about the same images with the same labels.
     """
-    table, about = read_table(path, "classification")
-    rows = table.filter(np.array(table["part"].to_pylist(), str) == part)
-    if not len(rows):
-        raise UserError(f"{path}: has no predictions of the {part} part")
-    column = {name: rows[name].to_pylist() for name in ("key", "patient", "video", "label", "fold", "seed")}
-    classes = tuple(about["classes"])
-    probabilities = np.stack([rows[f"{PREFIX}{name}"].to_numpy() for name in classes], axis=1)  # (N, C)
-    places = {name: place for place, name in enumerate(classes)}
-    return Predictions(
-        column["key"], column["patient"], column["video"], np.array([places[name] for name in column["label"]]),
-        probabilities, classes, about["positive"], part,
-        None if None in column["fold"] else np.array(column["fold"]), column["seed"][0],
-    )  # fmt: skip
+    first = seeds[0]
+    aligned = [aligned_to(first, each) for each in seeds]
+    return replace(first, probabilities=np.mean([each.probabilities for each in aligned], axis=0), seed=None)
 
 
-def read_table(path: Path, kind: str) -> tuple[Any, dict[str, Any]]:
-    """Read a table of ours, with what it says of itself.
+def aligned_to(first: Predictions, other: Predictions) -> Predictions:
+    """Return predictions with their images in the order of the first's.
 
     Raises:
-        UserError: If the file is missing, damaged, or of another kind.
+        UserError: If they are not about the same images with the same labels.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path)
-        about = json.loads((table.schema.metadata or {})[METADATA])
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; name a folder that a finished run left") from error
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise UserError(f"{path}: is not a table of predictions of ours; run it again") from error
-    if about.get("kind") != kind:
-        raise UserError(f"{path}: holds {about.get('kind')}, not {kind}")
-    return table, about
-
-
-def metadata(kind: str, **about: Any) -> dict[bytes, bytes]:
-    """Return what a table says of itself."""
-    return {METADATA: json.dumps({"kind": kind, "format": 1, **about}).encode()}
+    if (other.classes, other.positive, other.part) != (first.classes, first.positive, first.part):
+        raise UserError(
+            f"classes {', '.join(other.classes)} with positive {other.positive} of the {other.part} part are not"
+            f" {', '.join(first.classes)} with {first.positive} of {first.part}"
+        )
+    places = {name: place for place, name in enumerate(_rows(other))}
+    wanted = _rows(first)
+    if strange := set(wanted) ^ places.keys():
+        key, fold = min(strange)
+        raise UserError(f"{len(strange)} images are in one alone, such as {key}{f' of fold {fold}' if fold else ''}")
+    found = other.at(np.array([places[name] for name in wanted]))
+    if (differing := np.flatnonzero(found.labels != first.labels)).size:
+        place = int(differing[0])
+        names = (first.classes[first.labels[place]], first.classes[found.labels[place]])
+        raise UserError(f"{first.keys[place]} ({differing.size} such) is {names[0]} in one and {names[1]} in the other")
+    return found
 
 
-def _schema(predictions: Predictions) -> Any:
-    import pyarrow as pa
-
-    names = [(name, pa.string()) for name in ("key", "patient", "video", "label")]
-    scores = [(f"{PREFIX}{name}", pa.float64()) for name in predictions.classes]
-    origin = [("part", pa.string()), ("fold", pa.int64()), ("seed", pa.int64())]
-    about = metadata("classification", classes=predictions.classes, positive=predictions.positive)
-    return pa.schema(names + scores + origin, metadata=about)
-
-
-def _columns(predictions: Predictions) -> dict[str, Any]:
-    number = len(predictions)
-    scores = {f"{PREFIX}{name}": predictions.probabilities[:, k] for k, name in enumerate(predictions.classes)}
-    return {
-        "key": predictions.keys,
-        "patient": predictions.patients,
-        "video": predictions.videos,
-        "label": [predictions.classes[label] for label in predictions.labels],
-        **scores,
-        "part": [predictions.part] * number,
-        "fold": [None] * number if predictions.folds is None else predictions.folds,
-        "seed": [predictions.seed] * number,
-    }
+def _rows(predictions: Predictions) -> list[tuple[str, int]]:
+    """Name rows: a validation image may stand in several folds."""
+    folds = np.zeros(len(predictions), int) if predictions.folds is None else predictions.folds
+    return list(zip(predictions.keys, folds.tolist(), strict=True))
 
 
 def _check_shapes(predictions: Predictions) -> None:
@@ -281,8 +235,7 @@ def _check_shapes(predictions: Predictions) -> None:
 def _check_values(predictions: Predictions) -> None:
     keys, probabilities = predictions.keys, predictions.probabilities
     single = predictions.part == "test"  # folds share validation images, but test each once
-    folds = predictions.folds if predictions.folds is not None and not single else np.zeros(len(keys), int)
-    (twice, _), number = Counter(zip(keys, folds.tolist(), strict=True)).most_common(1)[0]
+    (twice, _), number = Counter((key, 0 if single else fold) for key, fold in _rows(predictions)).most_common(1)[0]
     if number > 1:
         raise UserError(f"predictions: {twice} occurs {number} times in the {predictions.part} part")
     outside = (predictions.labels < 0) | (predictions.labels >= len(predictions.classes))

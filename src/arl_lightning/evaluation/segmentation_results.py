@@ -1,0 +1,174 @@
+"""How well a run's masks cover the true ones, with intervals, and the files that keep it.
+
+R rows, one for each image and structure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arl_lightning.errors import UserError
+from arl_lightning.evaluation.bootstrap import bootstrap_interval
+from arl_lightning.evaluation.files import plain, replacing, write_json
+from arl_lightning.evaluation.predictions import GroupedBy, group_of
+from arl_lightning.evaluation.schema import FILE, FORMAT, RunInfo, SegmentationEvaluation, estimate
+from arl_lightning.evaluation.tables import FILE as TABLE
+from arl_lightning.evaluation.tables import metadata, read_table
+from arl_lightning.evaluation.wording import grouping_sentence
+
+COLUMNS = ("dice", "iou", "hd95")
+METRICS = {"dice": "dice", "miou": "iou", "hd95": "hd95"}  # a mean's name -> the column it is the mean of
+
+
+@dataclass(frozen=True)
+class OverlapTable:
+    """Scores of every structure in every image of the test part.
+
+    Attributes:
+        keys: Name each row's image in its task.
+        patients: Identify the patient, None where unknown.
+        structures: What each row's mask shows.
+        dice, iou: (R,) in [0, 1].
+        hd95: (R,) pixels, nan where one mask is empty.
+        videos: Identify the clip that a frame is of, None for a still.
+
+    Raises:
+        UserError: If the columns do not fit each other, or an image has a structure twice.
+    """
+
+    keys: Sequence[str]
+    patients: Sequence[str | None]
+    structures: Sequence[str]
+    dice: np.ndarray = field(repr=False)
+    iou: np.ndarray = field(repr=False)
+    hd95: np.ndarray = field(repr=False)
+    videos: Sequence[str | None] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "videos", tuple(self.videos) or (None,) * len(self.keys))
+        for name in ("keys", "patients", "structures"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in COLUMNS:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        lengths = {len(getattr(self, name)) for name in ("keys", "patients", "structures", "videos", *COLUMNS)}
+        if lengths != {len(self.keys)} or not self.keys:
+            raise UserError(f"scores of masks: columns of {sorted(lengths)} rows")
+        if len(set(zip(self.keys, self.structures, strict=True))) < len(self):
+            raise UserError("scores of masks: an image has a structure twice")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def names(self) -> list[str]:
+        """The structures, in the order of their first rows."""
+        return list(dict.fromkeys(self.structures))
+
+    @property
+    def grouped_by(self) -> GroupedBy:
+        """What `groups` tells apart."""
+        known = sum(patient is not None for patient in self.patients)
+        if known:
+            return "patient" if known == len(self) else "patient where known"
+        return "video" if any(video is not None for video in self.videos) else "image"
+
+    def groups(self) -> np.ndarray:
+        """Return (R,) names of what is independent: the patient, else the clip, else the image."""
+        return np.array([group_of(*each) for each in zip(self.keys, self.patients, self.videos, strict=True)], str)
+
+    def write_parquet(self, path: Path) -> None:
+        """Write one row for each image and structure."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        names = [(name, pa.string()) for name in ("key", "patient", "video", "structure")]
+        schema = pa.schema(names + [(name, pa.float64()) for name in COLUMNS], metadata=metadata("segmentation"))
+        rows = {"key": self.keys, "patient": self.patients, "video": self.videos, "structure": self.structures}
+        with replacing(path) as temporary:
+            scores = {name: getattr(self, name) for name in COLUMNS}
+            parquet.write_table(pa.table({**rows, **scores}, schema=schema), temporary)
+
+    @staticmethod
+    def read_parquet(path: Path) -> "OverlapTable":
+        """Read what `write_parquet` wrote.
+
+        Raises:
+            UserError: If the file is missing or not ours.
+        """
+        table, _ = read_table(path, "segmentation")
+        words = {name: table[name].to_pylist() for name in ("key", "patient", "structure", "video")}
+        scores = {name: table[name].to_numpy() for name in COLUMNS}
+        return OverlapTable(words["key"], words["patient"], words["structure"], **scores, videos=words["video"])
+
+    def statistic(self, places: np.ndarray) -> dict[str, float]:
+        """Return the means over images of each structure, `<structure>/<column>`, and over structures, `<metric>`.
+
+        Values that are not defined are left out; a mean of none is nan.
+        """
+        structures, found = np.array(self.structures)[places], {}
+        for structure in self.names:
+            rows = places[structures == structure]
+            for column in COLUMNS:
+                found[f"{structure}/{column}"] = _mean(getattr(self, column)[rows])
+        for metric, column in METRICS.items():
+            found[metric] = _mean(np.array([found[f"{structure}/{column}"] for structure in self.names]))
+        return found
+
+
+def segmentation_results(
+    table: OverlapTable, num_resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> SegmentationEvaluation:
+    """Return means with intervals by bootstrap over patients, as plain JSON.
+
+    Args:
+        table: Scores.
+        num_resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        level: Of the intervals.
+    """
+    groups = table.groups()
+    intervals = bootstrap_interval(table.statistic, groups, num_resamples, seed, level)
+    found: SegmentationEvaluation = {
+        "metrics": {name: estimate(intervals[name]) for name in METRICS},
+        "structures": {
+            structure: {name: estimate(intervals[f"{structure}/{name}"]) for name in COLUMNS}
+            for structure in table.names
+        },
+        "undefined": {structure: _undefined(table, structure) for structure in table.names},
+        "level": level,
+        "num_resamples": num_resamples,
+        "num_images": len(set(table.keys)),
+        "num_groups": len(np.unique(groups)),
+        "grouped_by": table.grouped_by,
+        "grouping": grouping_sentence(table.grouped_by, len(np.unique(groups))),
+    }
+    return plain(found)
+
+
+def write_segmentation_run(folder: Path, info: RunInfo, results: SegmentationEvaluation, table: OverlapTable) -> Path:
+    """Write `results.json`, `predictions.parquet` and `figures/overlap.png`; `results.json` last.
+
+    Returns:
+        The path of `results.json`.
+    """
+    from arl_lightning.evaluation.drawing import save_png
+    from arl_lightning.evaluation.figures import draw_overlap
+
+    table.write_parquet(folder / TABLE)
+    save_png(draw_overlap(table, results), folder / "figures" / "overlap.png")
+    write_json(folder / FILE, {"format": FORMAT, "kind": "segmentation", **info.content(), **results})
+    return folder / FILE
+
+
+def _undefined(table: OverlapTable, structure: str) -> dict[str, int]:
+    rows = np.array(table.structures) == structure
+    counts: dict[str, Any] = {name: int(np.isnan(getattr(table, name)[rows]).sum()) for name in COLUMNS}
+    return {name: number for name, number in counts.items() if number}
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
