@@ -112,8 +112,8 @@ def test_a_listed_image_that_is_absent_stops_unless_accepted(small):
 def test_an_image_that_two_lines_name_is_found(small, part, line):
     path = small / f"{part}.txt"
     path.write_text(f"{path.read_text()}{line}\n")
-    reason = "names im00001.jpg, which train.txt names too; delete one of the lines"
-    assert notable(Gbcu(small, partial=True).listing()) == [(f"{part}.txt", "inconsistent", reason)]
+    reason = f"{part}.txt names it, and train.txt before; delete one of the lines"
+    assert notable(Gbcu(small, partial=True).listing()) == [("im00001.jpg", "inconsistent", reason)]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_patients_that_are_unknown_or_contradict_are_found(small, tmp_path):
     table.write_text("image,patient\nim00001.jpg,7\nim00001.jpg,8\nim00002.jpg,nan\nim00004.jpg,\n")
     listing = Gbcu(small, patients=table, partial=True).listing()
     assert notable(listing) == [
-        ("patients.csv", "inconsistent", "im00001.jpg is of patient 7 and of 8; correct it"),
+        ("im00001.jpg", "inconsistent", "of patient 7 and of 8 by patients.csv; correct it"),
         (
             "patients.csv",
             "inconsistent",

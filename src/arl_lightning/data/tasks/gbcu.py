@@ -96,8 +96,9 @@ class Gbcu:
         require(self.root, [folder, *(f"{part}.txt" for part in PARTS)], "GBCU", WHERE)
         here = {path.name: path for path in image_files(self.root / folder)}
         entries = [(part, name, label) for part in PARTS for name, label in _entries(self.root / f"{part}.txt")]
-        findings = [*self._repeated(entries), *self._counts(entries), *self._gaps(entries, here, self.root / folder)]
-        patients = self._patients({name for _, name, _ in entries}, findings)
+        findings = [*self._repeated(entries, self.root / folder), *self._counts(entries)]
+        findings += self._gaps(entries, here, self.root / folder)
+        patients = self._patients({name for _, name, _ in entries}, self.root / folder, findings)
         cases = {
             name: Case(f"imgs/{name}", here[name], self._class(label), patients.get(name), part)
             for part, name, label in entries
@@ -109,12 +110,12 @@ class Gbcu:
     def _class(self, label: int) -> str:
         return "tumour" if self.classes == "tumour" and label else LABELS[label]
 
-    def _repeated(self, entries: list[tuple[SplitName, str, int]]) -> Iterator[Finding]:
+    def _repeated(self, entries: list[tuple[SplitName, str, int]], folder: Path) -> Iterator[Finding]:
         parts: dict[str, str] = {}
         for part, name, _ in entries:
             if name in parts:
-                reason = f"names {one_line(name)}, which {parts[name]}.txt names too; delete one of the lines"
-                yield Finding(self.root / f"{part}.txt", "inconsistent", reason)
+                reason = f"{part}.txt names it, and {parts[name]}.txt before; delete one of the lines"
+                yield Finding(folder / name, "inconsistent", reason)
             parts[name] = part
 
     def _counts(self, entries: list[tuple[SplitName, str, int]]) -> Iterator[Finding]:
@@ -142,7 +143,7 @@ class Gbcu:
             reason = f"{count(len(extra), 'image')} in neither list, such as {one_line(extra[0])}: left out"
             yield Finding(folder, "note", reason)
 
-    def _patients(self, names: set[str], findings: list[Finding]) -> dict[str, str]:
+    def _patients(self, names: set[str], folder: Path, findings: list[Finding]) -> dict[str, str]:
         """Return the patient of each image that the user's table names."""
         if self.patients is None:
             return {}
@@ -152,10 +153,8 @@ class Gbcu:
             if patient.lower() in ("", *NO_VALUES):
                 continue
             if found.setdefault(name, patient) != patient:
-                reason = (
-                    f"{one_line(name)} is of patient {one_line(found[name])} and of {one_line(patient)}; correct it"
-                )
-                findings.append(Finding(self.patients, "inconsistent", reason))
+                reason = f"of patient {one_line(found[name])} and of {one_line(patient)} by {self.patients.name}"
+                findings.append(Finding(folder / name, "inconsistent", f"{reason}; correct it"))
         unknown = sorted(names - found.keys())
         if unknown:
             reason = f"names no patient for {count(len(unknown), 'image')}, such as {one_line(unknown[0])}; complete it"
