@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -29,7 +30,7 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(whole, tmp_path) -> Path:
-    return shutil.copytree(whole, tmp_path / "copied")
+    return shutil.copytree(whole, tmp_path / "copied", copy_function=os.link)
 
 
 def counts(listing: Listing) -> dict[str | None, int]:
