@@ -58,7 +58,7 @@ def test_six_cases_counted_by_hand():
     )
 
 
-def test_metrics_come_in_the_order_of_METRICS():
+def test_metrics_come_in_the_one_order():
     for num_classes, positive in ((2, 1), (2, None), (3, None), (15, None)):
         labels, probabilities = drawn(40, num_classes)
         names = tuple(classification_metrics(labels, probabilities, positive))
