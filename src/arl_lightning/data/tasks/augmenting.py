@@ -59,9 +59,9 @@ class FittedCrop(A.DualTransform):
 
     Args:
         size: S.
-        scale: Smallest and largest share of the image's area.
+        scale: Smallest and largest share of the area of the image, or of its largest square.
         ratio: Least and most width over height.
-        squash: Whether an undistorted crop has the image's own ratio, not that of a square.
+        squash: Whether the whole image is what validation shows, and shows as a square; otherwise a square is.
     """
 
     def __init__(self, size: int, scale: tuple[float, float], ratio: tuple[float, float], squash: bool) -> None:
@@ -77,7 +77,8 @@ class FittedCrop(A.DualTransform):
     def _box(self, height: int, width: int, neutral: float, draws: list[float]) -> Box:
         """Return a box: its area uniform, its ratio log-uniform in what the limits and the image allow at that area."""
         share, shape, down, right = draws
-        area = (self.scale[0] + (self.scale[1] - self.scale[0]) * share) * height * width
+        whole = height * width if self.squash else min(height, width) ** 2
+        area = (self.scale[0] + (self.scale[1] - self.scale[0]) * share) * whole
         low, high = (min(max(area / height**2, neutral * limit), width**2 / area) for limit in self.ratio)
         ratio = low * (high / low) ** shape
         crop_height = min(max(round(math.sqrt(area / ratio)), 1), height)

@@ -52,7 +52,7 @@ class Loading:
     """How cases become batches.
 
     Args:
-        image_size: Side of the square that the network sees, in pixels.
+        image_size: Side of the square that the network sees, in pixels; that of the encoder's checkpoint where None.
         fit: squash scales both sides on their own, pad adds black, crop takes the middle square.
         batch_size: Images in a batch of one rank.
         num_workers: Processes of one rank that prepare batches; 0 prepares them in the training process, which is
@@ -61,7 +61,7 @@ class Loading:
         balance: none draws every training image once an epoch, sampler draws all classes equally often.
     """
 
-    image_size: int = 224
+    image_size: int | None = None
     fit: Fit = "squash"
     batch_size: int = 32
     num_workers: int = 0
@@ -70,8 +70,8 @@ class Loading:
 
     def __post_init__(self) -> None:
         for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0), ("keep_gb", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"loading.{name} {getattr(self, name):g}: must be at least {least}")
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UserError(f"loading.{name} {value:g}: must be at least {least}")
         for name, known in (("fit", get_args(Fit)), ("balance", ("none", "sampler"))):
             if getattr(self, name) not in known:
                 raise UserError(f"loading.{name} {getattr(self, name)}: must be one of {', '.join(known)}")
@@ -153,16 +153,16 @@ class Collate:
 class TimedLoader:
     """A DataLoader that counts the seconds spent waiting for its batches.
 
-    Lightning leaves it as it is, for it is no DataLoader: its sampler knows the ranks, and is told the epoch.
+    Lightning leaves it as it is, for it is no DataLoader: its sampler knows the ranks, and is told the epoch where it
+    has one.
 
     Args:
         loader: The DataLoader.
-        sampler: What it reads, for Lightning to tell the epoch.
     """
 
-    def __init__(self, loader: DataLoader[Item], sampler: TrainSampler | RankBatches) -> None:
+    def __init__(self, loader: DataLoader[Item]) -> None:
         self.loader = loader
-        self.sampler = sampler
+        self.batch_sampler = loader.batch_sampler  # where Lightning looks for what to tell the epoch
         self.seconds_waited = 0.0  # since the beginning
 
     def __len__(self) -> int:
@@ -188,10 +188,13 @@ class TaskDataModule(pl.LightningDataModule):
         listing: The cases.
         split: Which are trained on, chosen by and reported on.
         anatomy: Index of the images' anatomy.
-        loading: How cases become batches.
+        loading: How cases become batches; its image size must be there.
         augment: How training images are varied.
         with_masks: Whether batches have masks.
         seed: Of the order and the augmentation.
+
+    Raises:
+        ValueError: If there is no image size.
     """
 
     def __init__(
@@ -206,6 +209,9 @@ class TaskDataModule(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        if loading.image_size is None:
+            raise ValueError("loading.image_size: the encoder's own has to be filled in")
+        self.image_size = loading.image_size
         self.images, self.listing, self.split, self.anatomy = images, listing, split, anatomy
         self.loading, self.augment, self.with_masks, self.seed = loading, augment, with_masks, seed
 
@@ -217,13 +223,13 @@ class TaskDataModule(pl.LightningDataModule):
         sampler = TrainSampler(places, classes, self.seed, _rank(), world_size())
         batch_size = self.loading.batch_size
         loader = DataLoader(
-            self._dataset(train_transform(self.augment, self.loading.image_size, self.loading.fit)),
+            self._dataset(train_transform(self.augment, self.image_size, self.loading.fit)),
             batch_size=batch_size,
             sampler=sampler,
             drop_last=len(sampler) > batch_size,
             **self._options(),
         )
-        return TimedLoader(loader, sampler)
+        return TimedLoader(loader)
 
     def val_dataloader(self) -> TimedLoader:
         """Return the validation cases."""
@@ -240,8 +246,8 @@ class TaskDataModule(pl.LightningDataModule):
     def eval_loader(self, places: Sequence[int]) -> TimedLoader:
         """Return cases in order, as they are."""
         batches = RankBatches(places, self.loading.batch_size, _rank(), world_size())
-        transform = eval_transform(self.loading.fit, self.loading.image_size)
-        return TimedLoader(DataLoader(self._dataset(transform), batch_sampler=batches, **self._options()), batches)
+        transform = eval_transform(self.loading.fit, self.image_size)
+        return TimedLoader(DataLoader(self._dataset(transform), batch_sampler=batches, **self._options()))
 
     def _dataset(self, transform: Transform) -> CaseDataset:
         return CaseDataset(self.images, self.listing, transform, self.with_masks, self.seed)

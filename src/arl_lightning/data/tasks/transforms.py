@@ -28,7 +28,7 @@ class Augment:
 
     Args:
         enabled: Whether they are at all; without, they are brought to size as in validation.
-        crop_scale: Smallest and largest share of the image that a crop covers.
+        crop_scale: Smallest and largest area of a crop, as a share of what `fit` shows in validation.
         crop_ratio: Least and most width over height of a crop, in units of what `fit` shows undistorted.
         flip: Probability of a flip left to right.
         rotate: Largest angle in degrees, to either side; 0 for none.
