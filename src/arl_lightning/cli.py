@@ -55,6 +55,16 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("pretrain",): Command(
         "pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True, trains=True
     ),
+    ("finetune",): Command("downstream.command", "finetune", "train an encoder on a task", parses=True, trains=True),
+    ("probe",): Command(
+        "downstream.command", "probe", "train a linear classifier on features", parses=True, trains=True
+    ),
+    ("knn",): Command("downstream.command", "knn", "classify by the nearest features", parses=True, trains=True),
+    ("segment",): Command("downstream.command", "segment", "train UPerNet on a task's masks", parses=True, trains=True),
+    ("compare",): Command("evaluation.compare", "compare", "test in pairs whether runs differ, and by how much"),
+    ("summary",): Command("evaluation.summary", "summary", "show what seeds, folds and shares of the labels gave"),
+    ("predict",): Command("downstream.predict", "predict", "say what a trained run makes of your images"),
+    ("tasks", "check"): Command("data.tasks.check", "tasks_check", "find what is wrong with a task's files, by name"),
     ("shards", "pack"): Command(
         "data.packing.command",
         "shards_pack",

@@ -41,3 +41,8 @@ def gather_rows(rows: Any) -> list[Any]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, rows)
     return gathered
+
+
+def is_first_rank() -> bool:
+    """Return whether this process writes and speaks for all."""
+    return world_size() == 1 or dist.get_rank() == 0

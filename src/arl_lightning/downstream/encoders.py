@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import arl_lightning.models  # noqa: F401 (registers A-ViT with timm)
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
-from arl_lightning.downstream.adapters import ADAPTERS, adapted
+from arl_lightning.downstream.adapters import adapted
 from arl_lightning.downstream.options import Encoder, Pooling
 from arl_lightning.errors import UserError
 from arl_lightning.models.encoder import AViT
@@ -24,7 +24,9 @@ from arl_lightning.models.registry import PIXEL_MEAN, PIXEL_STD
 from arl_lightning.models.weights import EncoderSpec, encoder_of_checkpoint, load_weights, read_encoder, resize
 
 NONE = "none"
+PIXELS = "pixels"
 TIMM = "timm"
+PIXELS_SIZE = 128  # a side, where the recipe gives none
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Backbone(nn.Module):
         mean: Subtracted from pixels in [0, 1], one value for each channel.
         std: Divides them afterwards.
         anatomies: The vocabulary of an A-ViT, without `other`.
+        construction: Plain values from which `rebuild` makes the same network.
 
     Attributes:
         embed_dim: D.
@@ -64,10 +67,16 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, network: VisionTransformer, mean: Sequence[float], std: Sequence[float], anatomies: Sequence[str]
+        self,
+        network: VisionTransformer,
+        mean: Sequence[float],
+        std: Sequence[float],
+        anatomies: Sequence[str],
+        construction: dict[str, Any],
     ) -> None:
         super().__init__()
         self.network = network
+        self.construction = construction
         self.mean, self.std = tuple(mean), tuple(std)
         self.vocabulary = AnatomyVocabulary(anatomies)
         self.embed_dim = int(network.embed_dim)
@@ -107,11 +116,42 @@ class Backbone(nn.Module):
         return cast(list[Tensor], found)
 
 
+class PixelBackbone(Backbone):
+    """No network: an image's features are its pixels, the baseline that any encoder has to beat.
+
+    Args:
+        image_size: Pixels a side, H = W.
+        in_chans: C.
+    """
+
+    def __init__(self, image_size: int, in_chans: int) -> None:
+        nn.Module.__init__(self)
+        self.mean, self.std = (0.0,) * in_chans, (1.0,) * in_chans
+        self.vocabulary = AnatomyVocabulary(ANATOMIES)
+        self.embed_dim = in_chans * image_size**2
+        self.in_chans = in_chans
+        self.construction = {"kind": PIXELS, "image_size": image_size, "in_chans": in_chans}
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Pixels are not."""
+        return False
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Bring (B, C, H, W) uint8 to [0, 1]."""
+        return image / 255
+
+    def pooled(self, image: Tensor, anatomy: Tensor | None, pooling: Pooling) -> Tensor:
+        """Return (B, C * H * W)."""
+        return image.flatten(1)
+
+
 def open_backbone(checkpoint: str, options: Encoder, image_size: int | None) -> tuple[Backbone, Origin, int]:
     """Build an encoder and load its weights.
 
     Args:
-        checkpoint: A `.ckpt` of `arl pretrain`, an exported `.safetensors`, `timm:NAME`, `ADAPTER:FILE`, or `none`.
+        checkpoint: A `.ckpt` of `arl pretrain`, an exported `.safetensors`, `timm:NAME`, `ADAPTER:FILE`, `none` for
+            random weights, or `pixels`.
         options: What the checkpoint does not say.
         image_size: Pixels a side; the checkpoint's own where None.
 
@@ -122,6 +162,9 @@ def open_backbone(checkpoint: str, options: Encoder, image_size: int | None) -> 
         UserError: If the checkpoint cannot be read or does not fit.
     """
     kind, _, rest = checkpoint.partition(":")
+    if checkpoint == PIXELS:
+        size = image_size or PIXELS_SIZE
+        return PixelBackbone(size, options.in_chans or 1), Origin(checkpoint, None, PIXELS), size
     if checkpoint == NONE:
         backbone, size = _named(options, pretrained=False, image_size=image_size)
         origin = Origin(checkpoint, None, options.name)
@@ -151,20 +194,54 @@ def _own(path: Path, options: Encoder, image_size: int | None) -> tuple[Backbone
 
 def of_spec(encoder: AViT, spec: EncoderSpec) -> Backbone:
     """Wrap an A-ViT with what its specification says of pixels and anatomies."""
-    return Backbone(encoder, [spec.mean] * spec.in_chans, [spec.std] * spec.in_chans, spec.anatomies)
+    construction = {"kind": "avit", **_plain(asdict(spec))}
+    mean, std = [spec.mean] * spec.in_chans, [spec.std] * spec.in_chans
+    return Backbone(encoder, mean, std, spec.anatomies, construction)
+
+
+def rebuild(construction: dict[str, Any]) -> Backbone:
+    """Build the network that a backbone's `construction` describes, with random weights."""
+    kind = construction["kind"]
+    fields = {name: value for name, value in construction.items() if name != "kind"}
+    if kind == PIXELS:
+        return PixelBackbone(**fields)
+    if kind == "avit":
+        spec = EncoderSpec(**{**fields, "anatomies": tuple(fields["anatomies"])})
+        return of_spec(spec.build(), spec)
+    options = Encoder(name=fields["name"], in_chans=fields["in_chans"], drop_path=0.0)
+    network = _create(options.name, False, options, fields["image_size"])
+    return Backbone(network, fields["mean"], fields["std"], ANATOMIES, construction)
+
+
+def _of_timm(
+    network: VisionTransformer, name: str, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Backbone, int]:
+    size = int(network.patch_embed.img_size[0])
+    in_chans = int(cast(nn.Conv2d, network.patch_embed.proj).in_channels)
+    mean, std = _for_channels(mean, in_chans), _for_channels(std, in_chans)
+    construction = {
+        "kind": TIMM,
+        "name": name,
+        "image_size": size,
+        "in_chans": in_chans,
+        "mean": mean,
+        "std": std,
+    }
+    return Backbone(network, mean, std, ANATOMIES, construction), size
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def _named(options: Encoder, pretrained: bool, image_size: int | None, name: str | None = None) -> tuple[Backbone, int]:
     """Build a timm model by name; its own weights come from the model hub."""
     name = name or options.name
     network = _create(name, pretrained, options, image_size)
-    size = int(network.patch_embed.img_size[0])
-    in_chans = int(cast(nn.Conv2d, network.patch_embed.proj).in_channels)
     if not pretrained:
-        return Backbone(network, [PIXEL_MEAN] * in_chans, [PIXEL_STD] * in_chans, ANATOMIES), size
+        return _of_timm(network, name, [PIXEL_MEAN], [PIXEL_STD])
     stated = cast(dict[str, Any], network.pretrained_cfg)
-    mean, std = (_for_channels(stated[key], in_chans) for key in ("mean", "std"))
-    return Backbone(network, mean, std, ANATOMIES), size
+    return _of_timm(network, name, stated["mean"], stated["std"])
 
 
 def _for_channels(values: Sequence[float], in_chans: int) -> list[float]:
@@ -213,16 +290,10 @@ def _foreign(name: str, path: Path, options: Encoder, image_size: int | None) ->
     load_weights(network, weights, path)
     size = image_size or int(network.patch_embed.img_size[0])
     network.set_input_size(img_size=(size, size))
-    mean, std = _for_channels(adapter.mean, in_chans), _for_channels(adapter.std, in_chans)
-    return Backbone(network, mean, std, ANATOMIES), size
+    return _of_timm(network, options.name, adapter.mean, adapter.std)
 
 
 def file_sha256(path: Path) -> str:
     """Hash a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def adapters() -> list[str]:
-    """Names before the colon of `--checkpoint NAME:FILE`."""
-    return [TIMM, *sorted(ADAPTERS)]

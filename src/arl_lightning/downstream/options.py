@@ -38,7 +38,8 @@ class Optimization:
     """How weights are trained, and when training ends.
 
     Args:
-        optimizer: adamw, or sgd with Nesterov off (linear probing).
+        optimizer: adamw; sgd (linear probing); or lbfgs, for the probe of features that nothing varies: logistic
+            regression whose penalty is chosen on validation.
         epochs: Most passes over the training cases.
         base_lr: Peak learning rate, for a global batch of 256 images where `scale_lr` is on.
         scale_lr: Scale the rate linearly with the global batch.
@@ -55,7 +56,7 @@ class Optimization:
         patience: Epochs without a better validation before training stops; 0 trains all.
     """
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lbfgs"] = "adamw"
     epochs: int = 50
     base_lr: float = 1e-3
     scale_lr: bool = True
@@ -99,3 +100,20 @@ class Devices:
     strategy: Literal["auto", "ddp"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """k-nearest-neighbour classification of frozen features.
+
+    Args:
+        k: Neighbours that vote; all training cases where there are fewer.
+        temperature: A neighbour's vote weighs exp(cosine similarity / temperature).
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.temperature <= 0:
+            raise UserError(f"neighbours: k {self.k} and temperature {self.temperature:g} must be above 0")

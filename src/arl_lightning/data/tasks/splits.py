@@ -14,6 +14,7 @@ from arl_lightning.data.tasks.case import Case
 from arl_lightning.data.wording import count
 from arl_lightning.errors import UserError
 
+NUM_PARTS = 3
 HASH_LENGTH = 16  # hexadecimal digits that name a split
 
 
@@ -176,6 +177,8 @@ def _draw(
             if taken + len(group) <= quotas[name]:  # a group too large is left for the other parts
                 drawn += group
                 taken += len(group)
+        if not taken and len(groups) >= NUM_PARTS:  # all are too large: a class must not be missing from a part
+            drawn += min(groups, key=lambda group: len(group))
     return tuple(sorted(drawn))
 
 

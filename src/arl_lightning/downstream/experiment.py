@@ -1,0 +1,164 @@
+"""From a recipe to a run folder: every trial trained, tested once, and written down with its statistics."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from arl_lightning.data.wording import count
+from arl_lightning.distributed.collectives import is_first_rank
+from arl_lightning.downstream import protocols
+from arl_lightning.downstream.material import Material, open_material
+from arl_lightning.downstream.recipe import ProtocolName, Recipe
+from arl_lightning.downstream.trials import Trial, trials
+from arl_lightning.errors import UserError
+from arl_lightning.evaluation.results import evaluate, write_run
+from arl_lightning.evaluation.schema import FILE, Checkpoint, RunInfo, read_results
+from arl_lightning.evaluation.summary_report import write_summary
+from arl_lightning.evaluation.wording import interval_text, metric_name
+
+NUM_RESAMPLES = 2000
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to train on a task.
+
+    Attributes:
+        run: Trains and tests one trial, and writes its folder's `results.json`.
+        with_masks: Whether it learns from masks, not labels.
+    """
+
+    run: Callable[[Material, Trial, Path], None]
+    with_masks: bool = False
+
+
+def classify(fit: Callable[[Material, Trial, Path], protocols.Outcome], name: ProtocolName) -> Protocol:
+    """Return a protocol that classifies: fit, then statistics of the test part."""
+
+    def run(material: Material, trial: Trial, folder: Path) -> None:
+        outcome = fit(material, trial, folder)
+        if not is_first_rank():
+            return
+        validation = material.predictions(outcome.validation, "val", trial.seed, trial.fold)
+        test = material.predictions(outcome.test, "test", trial.seed, trial.fold)
+        results = evaluate(test, validation, num_resamples=NUM_RESAMPLES)
+        info = run_info(material, trial, name, outcome.seconds, outcome.extra)
+        write_run(folder, info, results, [validation, test])
+
+    return Protocol(run)
+
+
+def run_info(material: Material, trial: Trial, name: ProtocolName, seconds: float, extra: dict[str, object]) -> RunInfo:
+    """Return what a trial was, for `results.json`."""
+    counts = {part: len(getattr(trial.split, part)) for part in ("train", "val", "test")}
+    origin = material.origin
+    return RunInfo(
+        task=material.recipe.task,
+        protocol=name,
+        checkpoint=Checkpoint(origin.checkpoint, origin.sha256),
+        split_hash=trial.split_hash,
+        recipe=material.recipe.plain(),
+        n=counts,
+        seed=trial.seed,
+        fold=trial.fold,
+        fraction=trial.fraction,
+        seconds=seconds,
+        extra={"model": origin.model, "anatomy": material.anatomy, "image_size": material.image_size, **extra},
+    )
+
+
+def run_recipe(name: ProtocolName, protocol: Protocol, recipe: Recipe, say: Callable[[str], None] = print) -> None:
+    """Train and test all that a recipe asks for; trials that an earlier call finished are kept.
+
+    Args:
+        name: Of the protocol.
+        protocol: What is done with each trial.
+        recipe: The recipe.
+        say: Shows the user lines.
+
+    Raises:
+        UserError: If the recipe, the files or the checkpoint cannot be used.
+    """
+    folder = recipe.out or Path("runs") / name / recipe.task
+    refuse_other_run(folder, name, recipe)
+    material = open_material(recipe, protocol.with_masks)
+    planned = trials(material.listing.cases, recipe)
+    if is_first_rank():
+        say(start_report(material, planned, name))
+        write_recipe(folder, name, recipe)
+    for trial in planned:
+        place = folder / trial.name
+        if (place / FILE).exists() and not recipe.overwrite:
+            continue
+        protocol.run(material, trial, place)
+    if is_first_rank():
+        say(end_report(folder, material, planned))
+
+
+def refuse_other_run(folder: Path, name: ProtocolName, recipe: Recipe) -> None:
+    """See that a folder is free, or holds the unfinished run of this very recipe.
+
+    Raises:
+        UserError: If it holds a finished run, or one of another recipe.
+    """
+    if recipe.overwrite or not (folder / RECIPE).exists():
+        return
+    if (folder / FILE).exists() or (folder / "summary.json").exists():
+        raise UserError(f"{folder}: holds a finished run; choose another --out, or replace it with --overwrite")
+    before = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    if before != {"protocol": name, **recipe.plain()}:
+        raise UserError(f"{folder / RECIPE}: of another run; choose another --out, or replace it with --overwrite")
+
+
+def write_recipe(folder: Path, name: ProtocolName, recipe: Recipe) -> None:
+    """Write all keys of a run beside what it leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{RECIPE}.tmp"
+    temporary.write_text(yaml.safe_dump({"protocol": name, **recipe.plain()}, sort_keys=False), encoding="utf-8")
+    temporary.replace(folder / RECIPE)
+
+
+def start_report(material: Material, planned: list[Trial], name: ProtocolName) -> str:
+    """Say what is about to be trained, on what."""
+    recipe, split, listing = material.recipe, planned[0].split, material.listing
+    cases = [listing.cases[place] for part in (split.train, split.val, split.test) for place in part]
+    patients = len({case.patient for case in cases if case.patient is not None})
+    known = count(patients, "patient") if patients else "patients unknown"
+    sizes = ", ".join(f"{part} {len(getattr(split, part)):,}" for part in ("train", "val", "test"))
+    told = f"told '{material.anatomy}'" if material.conditioned else "not conditioned"
+    lines = [
+        f"task            {recipe.task}: {', '.join(listing.classes or listing.structures)}",
+        f"cases           {sizes} ({known}; split {planned[0].split_hash})",
+        f"encoder         {material.origin.model} at {material.image_size} px from {recipe.checkpoint}, {told}",
+        f"protocol        {name}, {count(len(planned), 'training')}",
+    ]
+    lines += [f"note            {finding.path}: {finding.reason}" for finding in material.notes[:5]]
+    if len(material.notes) > 5:
+        lines.append(f"                and {len(material.notes) - 5} more: arl tasks check {recipe.task} lists them")
+    return "\n".join(lines)
+
+
+def end_report(folder: Path, material: Material, planned: list[Trial]) -> str:
+    """Say what came out, and where it lies."""
+    if len(planned) > 1:
+        return f"{write_summary(folder, NUM_RESAMPLES)}\nall numbers     {folder / 'summary.json'}"
+    results = read_results(folder)
+    shown = [name for name in material.task.metrics if name in results["metrics"]] or list(results["metrics"])
+    lines = []
+    for metric in shown:
+        found = results["metrics"][metric]
+        lines.append(f"{metric_name(metric):15} {interval_text(found['value'], found['low'], found['high'], metric)}")
+    lines.append(f"{'':15} {dict(results).get('grouping', '')}")
+    lines.append(f"results         {folder / FILE}")
+    lines.append(f"figures         {folder / 'figures'}")
+    return "\n".join(lines)
+
+
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    "finetune": classify(protocols.finetune, "finetune"),
+    "probe": classify(protocols.probe, "probe"),
+    "knn": classify(protocols.knn, "knn"),
+}
