@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arl_lightning.evaluation.overlap import Overlap, dice, hd95, iou, score_masks, surface
+from arl_lightning.evaluation.overlap import Overlap, dice, hd95, iou, mean_overlap, score_masks, surface
 
 
 def square(top: int, left: int, side: int, shape: tuple[int, int] = (32, 40)) -> np.ndarray:
@@ -114,6 +114,19 @@ def test_each_structure_has_its_own_row():
     assert rows[0] == Overlap(7, "cavity", dice=2 / 3, iou=1 / 2, hd95=pytest.approx(0.95))
     assert rows[1] == Overlap(7, "wall", dice=1 / 2, iou=1 / 3, hd95=pytest.approx(0.95))
     assert rows[2] == Overlap(7, "atrium", dice=1, iou=1, hd95=0)
+
+
+def test_means_leave_out_undefined_distances_alone():
+    nan = float("nan")
+    rows = [Overlap(0, "cavity", 0.8, 0.6, 2.0), Overlap(0, "wall", 0.5, 0.4, 6.0), Overlap(1, "cavity", 0.0, 0.0, nan)]
+    means = mean_overlap(rows)
+    assert means["dice"] == pytest.approx((0.4 + 0.5) / 2)  # a structure counts once, not once an image
+    assert means["hd95"] == pytest.approx(4)
+    assert (means["dice/cavity"], means["iou/cavity"], means["hd95/cavity"]) == pytest.approx((0.4, 0.3, 2))
+    assert (means["dice/wall"], means["hd95/wall"]) == (0.5, 6)
+    assert math.isnan(mean_overlap(rows[2:])["hd95"])
+    assert set(mean_overlap(rows[2:])) == {"dice", "iou", "hd95"}  # one structure's means are the means
+    assert all(math.isnan(value) for value in mean_overlap([]).values())
 
 
 def test_lesions_of_real_images_score_as_by_pairs(ultrasound_data: Path):

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from arl_lightning.objectives.dice import dice_loss
+from arl_lightning.objectives.dice import dice_loss, pixel_cross_entropy
 
 
 def logits_of(foreground: list[list[float]]) -> torch.Tensor:
@@ -71,3 +72,12 @@ def test_half_precision_logits_are_summed_in_full_precision():
 def test_background_alone_is_refused():
     with pytest.raises(ValueError, match="a class beside the background"):
         dice_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64))
+
+
+def test_cross_entropy_is_torchs():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 3, (2, 4, 5), generator=generator)
+    ours, torchs = pixel_cross_entropy(logits, target), F.cross_entropy(logits, target)
+    torch.testing.assert_close(ours, torchs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, torchs)))

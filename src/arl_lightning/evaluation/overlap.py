@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+MEASURES = ("dice", "iou", "hd95")
 QUANTILE = 95  # percent of a surface's pixels that HD95 covers
 
 
@@ -48,6 +49,18 @@ def score_masks(prediction: np.ndarray, truth: np.ndarray, structures: Sequence[
         predicted, true = prediction == value, truth == value
         rows.append(Overlap(index, structure, dice(predicted, true), iou(predicted, true), hd95(predicted, true)))
     return rows
+
+
+def mean_overlap(rows: Sequence[Overlap]) -> dict[str, float]:
+    """Average over images, then over structures: `dice`, `iou`, and `hd95` over the rows that have one.
+
+    With several structures each has its own means as well, `dice/STRUCTURE` and so on. A mean of nothing is nan.
+    """
+    structures = dict.fromkeys(row.structure for row in rows)
+    means = {name: _means([row for row in rows if row.structure == name]) for name in structures}
+    overall = {name: _mean([own[name] for own in means.values()]) for name in MEASURES}
+    each = {f"{name}/{structure}": own[name] for structure, own in means.items() for name in MEASURES}
+    return overall | (each if len(means) > 1 else {})
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -97,6 +110,15 @@ def hd95(prediction: np.ndarray, truth: np.ndarray) -> float:
 def surface(mask: np.ndarray) -> np.ndarray:
     """Return (H, W) bool: a mask's pixels with a 4-neighbour outside of it; what lies beyond the image is outside."""
     return mask & ~ndimage.binary_erosion(mask)
+
+
+def _means(rows: Sequence[Overlap]) -> dict[str, float]:
+    return {name: _mean([getattr(row, name) for row in rows]) for name in MEASURES}
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def _directed(start: np.ndarray, end: np.ndarray) -> float:
