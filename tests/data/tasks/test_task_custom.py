@@ -51,6 +51,16 @@ def test_the_positive_class_is_the_named_one_or_the_last_with_a_note(tmp_path: P
     assert silent.findings[0].reason == "'well' is taken as the positive class; set positive if it is 'sick'"
 
 
+def test_named_classes_are_the_vocabulary_in_their_order(tmp_path: Path) -> None:
+    table = table_of(tmp_path, "well", "Sick", "wel")
+    listing = Custom(table=table, classes=("well", "sick")).listing()
+    assert (listing.classes, listing.positive) == (("well", "sick"), "sick")
+    assert listing.findings[0].reason == "line 4, column label: 'wel' is no class; did you mean 'well'?"
+    assert [case.label for case in listing.cases] == ["well", "sick"]
+    with pytest.raises(UserError, match=r"classes \['x', 'X'\]: name two or more that differ not in case alone"):
+        Custom(classes=("x", "X"))
+
+
 def test_structures_need_a_column_of_masks_and_names_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"structures lesion: the table has no column mask; add it"):
         Custom(table=table_of(tmp_path, "x", "y"), structures=("lesion",)).listing()
@@ -101,7 +111,9 @@ def test_a_released_split_of_real_gallbladders_is_kept(ultrasound_data: Path, tm
             rows += [
                 [f"{folder}/{name}", label, f"{split} {name.split('_')[0]}", split] for name, label in csv.reader(file)
             ]
-    task = Custom(root, write_table(tmp_path, [["image", "label", "patient", "split"], *rows]), "gallbladder", "0")
+    task = Custom(
+        root, write_table(tmp_path, [["image", "label", "patient", "split"], *rows]), "gallbladder", positive="0"
+    )
     listing = task.listing()
     assert listing.findings == ()
     counts = Counter((case.split, case.label) for case in listing.cases)

@@ -143,6 +143,7 @@ def test_masks_of_no_named_structure_are_said_to_be_left_out(tabulate: Tabulate)
         ("image,label\n", r"labels.csv: has a header but no rows"),
         ("image;label\na.png;x\n", r"has no column 'image', only image;label; .* with commas between"),
         ("image,class\na.png,x\n", r"has no column 'label', only image, class"),
+        ("image,mask\na.png,a_mask.png\n", r"no column 'label', .*, or name the structures that its masks show"),
         ("image,label,label\na.png,x,y\n", r"has two columns 'label'"),
         ("image,label\nq/a.png,x\nq/b.png,y\n", r"none of the files it names \(2\) is below .*--root names"),
     ],

@@ -83,3 +83,6 @@ def test_a_folder_without_images_of_a_class_is_refused(tmp_path: Path) -> None:
         Thyroid(tmp_path).listing()
     with pytest.raises(UserError, match=r"lost: no such folder; --root names one that holds .*not public"):
         Thyroid(tmp_path / "lost").listing()
+    touch(tmp_path, "images/a.png", "masks/a.png")
+    with pytest.raises(UserError, match=r"holds no folder benign or malignant, only images, masks; --root names"):
+        Thyroid(tmp_path).listing()

@@ -23,7 +23,7 @@ class Custom:
         segmentation alone `image,mask[,patient][,split]`; without either, root/<class>/[<patient>/]image.png.
 
     Labels:
-        Those that the table or the folders name, in sorted order.
+        `classes`; or those that the table or the folders name, in sorted order.
 
     Split:
         The table's or the folders'; else drawn by patient, or by clip or image where patients are unknown.
@@ -35,17 +35,19 @@ class Custom:
         root: What paths in the table start from, its own folder by default; or the folder of classes.
         table: The csv file.
         anatomy: Of all images, which conditions A-ViT: a name of the vocabulary, or `other`.
+        classes: The only labels that may be there, in this order; a misspelt one is found. Without, all are taken.
         positive: Of two classes, the one whose probability AUROC, sensitivity and specificity speak of; the last one by
             default.
         structures: What the masks show, `("lesion",)`: value k of a mask is the k-th; for one, 255 is as good as 1.
 
     Raises:
-        UserError: If the anatomy is unknown, or a structure stands twice.
+        UserError: If the anatomy is unknown, or a class or a structure stands twice.
     """
 
     root: Path = Path()
     table: Path | None = None
     anatomy: str = OTHER
+    classes: tuple[str, ...] = ()
     positive: str | None = None
     structures: tuple[str, ...] = ()
     name = "custom"
@@ -55,6 +57,8 @@ class Custom:
         object.__setattr__(self, "anatomy", AnatomyVocabulary().canonical(self.anatomy))
         if len(set(self.structures)) < len(self.structures):
             raise UserError(f"structures {list(self.structures)}: must be distinct; value k of a mask is the k-th")
+        if len({label.casefold() for label in self.classes}) != len(self.classes) or len(self.classes) == 1:
+            raise UserError(f"classes {list(self.classes)}: name two or more that differ not in case alone, or none")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -74,7 +78,9 @@ class Custom:
         Raises:
             UserError: If the table or the root cannot be read, or holds no image, or `positive` is no class of two.
         """
-        found = labelled_listing(self.root, self.table, None, self.positive, WHERE, structures=self.structures)
+        found = labelled_listing(
+            self.root, self.table, self.classes or None, self.positive, WHERE, structures=self.structures
+        )
         if self.structures and not found.structures:
             raise UserError(f"structures {', '.join(self.structures)}: the table has no column mask; add it")
         if self.positive is not None or len(found.classes) != 2:

@@ -77,6 +77,11 @@ def folder_listing(root: Path, classes: tuple[str, ...] | None, positive: str | 
         for image in found
         if image.label.casefold() in spelling
     ]
+    if not cases:
+        raise UserError(
+            f"{one_line(root)}: holds no folder {' or '.join(vocabulary)}, only {one_line(', '.join(names))};"
+            f" --root names {layout} ({where})"
+        )
     cases.sort(key=lambda case: case.key)
     check_positive(root, vocabulary, positive)
     findings = [*_unknown_classes(root, found, vocabulary), *_leftovers(root, found)]

@@ -247,10 +247,10 @@ def _label_column(
     only_masks = not classes and bool(structures) and "mask" in header
     if "image" not in header or (label is None and not only_masks):
         lacking = "image" if "image" not in header else names
-        raise UserError(
-            f"{one_line(table)}: has no column '{lacking}', only {one_line(', '.join(header))};"
-            " it needs image,label[,patient][,split][,mask] with commas between"
-        )
+        fix = "it needs image,label[,patient][,split][,mask] with commas between"
+        if lacking != "image" and "mask" in header and not structures:
+            fix += ", or name the structures that its masks show"
+        raise UserError(f"{one_line(table)}: has no column '{lacking}', only {one_line(', '.join(header))}; {fix}")
     return label
 
 
