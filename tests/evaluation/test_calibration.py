@@ -71,6 +71,11 @@ def test_bins_of_equal_count_keep_equal_confidences_together():
         assert shuffled == pytest.approx(expected_calibration_error(confidence, outcome, 3, binning))
 
 
+def test_fewer_cases_than_bins_of_equal_count_have_a_bin_each():
+    table = reliability_table(np.array([0.9, 0.2, 0.4]), np.array([True, False, True]), num_bins=10, binning="count")
+    assert [(each.low, each.high, each.accuracy) for each in table] == [(0.2, 0.2, 0), (0.2, 0.4, 1), (0.4, 0.9, 1)]
+
+
 def test_confidences_of_0_and_1_are_in_the_outer_bins():
     table = reliability_table(np.array([0.0, 1.0]), np.array([False, True]), num_bins=4)
     assert [(each.low, each.high, each.num_cases) for each in table] == [(0, 0.25, 1), (0.75, 1, 1)]

@@ -61,8 +61,9 @@ def test_scores_that_say_nothing_make_every_case_positive():
     assert youden_threshold(1 - LABELS, SCORES) == 0.1  # the wrong way round: no threshold is better than none
 
 
-def test_a_threshold_parts_scores_that_have_no_number_between_them():
-    below, above = 0.3, np.nextafter(0.3, 1)
+@pytest.mark.parametrize("below", [0.3, np.nextafter(0.3, 1)])  # midpoints round to the one and to the other side
+def test_a_threshold_parts_scores_that_have_no_number_between_them(below):
+    above = np.nextafter(below, 1)
     assert youden_threshold(np.array([0, 1]), np.array([below, above])) == above
 
 
