@@ -39,7 +39,7 @@ def test_a_table_has_one_named_row_for_each_image(tmp_path):
     few().write_parquet(tmp_path / "p.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "p.parquet")
     assert table.column_names == [
-        "key", "patient", "video", "label", "prob_benign", "prob_malignant", "part", "fold", "seed",
+        "key", "patient", "video", "label", "part", "prob_benign", "prob_malignant", "fold", "seed",
     ]  # fmt: skip
     assert table.slice(1, 1).to_pylist() == [
         {

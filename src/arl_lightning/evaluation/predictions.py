@@ -205,9 +205,10 @@ def aligned_to(first: Predictions, other: Predictions) -> Predictions:
 
 
 def _rows(predictions: Predictions) -> list[tuple[str, int]]:
-    """Name rows: a validation image may stand in several folds."""
-    folds = np.zeros(len(predictions), int) if predictions.folds is None else predictions.folds
-    return list(zip(predictions.keys, folds.tolist(), strict=True))
+    """Name rows: folds share validation images, but test each once."""
+    if predictions.folds is None or predictions.part == "test":
+        return [(key, 0) for key in predictions.keys]
+    return list(zip(predictions.keys, predictions.folds.tolist(), strict=True))
 
 
 def _check_shapes(predictions: Predictions) -> None:
@@ -234,8 +235,7 @@ def _check_shapes(predictions: Predictions) -> None:
 
 def _check_values(predictions: Predictions) -> None:
     keys, probabilities = predictions.keys, predictions.probabilities
-    single = predictions.part == "test"  # folds share validation images, but test each once
-    (twice, _), number = Counter((key, 0 if single else fold) for key, fold in _rows(predictions)).most_common(1)[0]
+    (twice, _), number = Counter(_rows(predictions)).most_common(1)[0]
     if number > 1:
         raise UserError(f"predictions: {twice} occurs {number} times in the {predictions.part} part")
     outside = (predictions.labels < 0) | (predictions.labels >= len(predictions.classes))

@@ -12,15 +12,15 @@ import numpy as np
 
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.bootstrap import bootstrap_interval
-from arl_lightning.evaluation.files import plain, replacing, write_json
+from arl_lightning.evaluation.files import plain, write_json
+from arl_lightning.evaluation.overlap import Overlap
 from arl_lightning.evaluation.predictions import GroupedBy, group_of
 from arl_lightning.evaluation.schema import FILE, FORMAT, RunInfo, SegmentationEvaluation, estimate
 from arl_lightning.evaluation.tables import FILE as TABLE
-from arl_lightning.evaluation.tables import metadata, read_table
+from arl_lightning.evaluation.tables import about, read_table, write_table
 from arl_lightning.evaluation.wording import grouping_sentence
 
 COLUMNS = ("dice", "iou", "hd95")
-METRICS = {"dice": "dice", "miou": "iou", "hd95": "hd95"}  # a mean's name -> the column it is the mean of
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,8 @@ class OverlapTable:
 
     def write_parquet(self, path: Path) -> None:
         """Write one row for each image and structure."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        names = [(name, pa.string()) for name in ("key", "patient", "video", "structure")]
-        schema = pa.schema(names + [(name, pa.float64()) for name in COLUMNS], metadata=metadata("segmentation"))
-        rows = {"key": self.keys, "patient": self.patients, "video": self.videos, "structure": self.structures}
-        with replacing(path) as temporary:
-            scores = {name: getattr(self, name) for name in COLUMNS}
-            parquet.write_table(pa.table({**rows, **scores}, schema=schema), temporary)
+        words = {"key": self.keys, "patient": self.patients, "video": self.videos, "structure": self.structures}
+        write_table(path, words, {name: getattr(self, name) for name in COLUMNS}, {}, about("segmentation"))
 
     @staticmethod
     def read_parquet(path: Path) -> "OverlapTable":
@@ -104,18 +97,43 @@ class OverlapTable:
         return OverlapTable(words["key"], words["patient"], words["structure"], **scores, videos=words["video"])
 
     def statistic(self, places: np.ndarray) -> dict[str, float]:
-        """Return the means over images of each structure, `<structure>/<column>`, and over structures, `<metric>`.
+        """Return the means over images of each structure, `dice/STRUCTURE`, and of these over structures, `dice`.
 
         Values that are not defined are left out; a mean of none is nan.
         """
-        structures, found = np.array(self.structures)[places], {}
-        for structure in self.names:
-            rows = places[structures == structure]
-            for column in COLUMNS:
-                found[f"{structure}/{column}"] = _mean(getattr(self, column)[rows])
-        for metric, column in METRICS.items():
-            found[metric] = _mean(np.array([found[f"{structure}/{column}"] for structure in self.names]))
+        structures = np.array(self.structures)[places]
+        found: dict[str, float] = {}
+        rows = {name: places[structures == name] for name in self.names}
+        for column in COLUMNS:
+            values = getattr(self, column)
+            own = {f"{column}/{name}": _mean(values[rows[name]]) for name in self.names}
+            found |= {column: _mean(np.array(list(own.values()))), **own}
         return found
+
+
+def overlap_table(
+    rows: Sequence[Overlap],
+    keys: Sequence[str],
+    patients: Sequence[str | None],
+    videos: Sequence[str | None],
+) -> OverlapTable:
+    """Name scored masks.
+
+    Args:
+        rows: Of `overlap.score_masks`; an index is a place in the lists that follow.
+        keys: Of all cases.
+        patients: Of all cases.
+        videos: Of all cases.
+    """
+    return OverlapTable(
+        keys=[keys[row.index] for row in rows],
+        patients=[patients[row.index] for row in rows],
+        structures=[row.structure for row in rows],
+        dice=np.array([row.dice for row in rows]),
+        iou=np.array([row.iou for row in rows]),
+        hd95=np.array([row.hd95 for row in rows]),
+        videos=[videos[row.index] for row in rows],
+    )
 
 
 def segmentation_results(
@@ -132,9 +150,9 @@ def segmentation_results(
     groups = table.groups()
     intervals = bootstrap_interval(table.statistic, groups, num_resamples, seed, level)
     found: SegmentationEvaluation = {
-        "metrics": {name: estimate(intervals[name]) for name in METRICS},
+        "metrics": {name: estimate(intervals[name]) for name in COLUMNS},
         "structures": {
-            structure: {name: estimate(intervals[f"{structure}/{name}"]) for name in COLUMNS}
+            structure: {name: estimate(intervals[f"{name}/{structure}"]) for name in COLUMNS}
             for structure in table.names
         },
         "undefined": {structure: _undefined(table, structure) for structure in table.names},

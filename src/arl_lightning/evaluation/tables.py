@@ -4,7 +4,7 @@ N images, C classes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,31 @@ METADATA = b"arl_lightning"
 
 def write_parquet(path: Path, predictions: Sequence[Predictions]) -> None:
     """Write one row an image of one or several parts: key, patient, video, label, `prob_<class>`, part, fold, seed."""
-    import pyarrow as pa
-    from pyarrow import parquet
+    first = predictions[0]
+    words = {name: _joined(predictions, name) for name in ("key", "patient", "video", "label", "part")}
+    scores = {
+        f"{PREFIX}{name}": np.concatenate([each.probabilities[:, place] for each in predictions])
+        for place, name in enumerate(first.classes)
+    }
+    numbers = {name: _joined(predictions, name) for name in ("fold", "seed")}
+    write_table(path, words, scores, numbers, about("classification", classes=first.classes, positive=first.positive))
 
-    table = pa.concat_tables([pa.table(_columns(each), schema=_schema(each)) for each in predictions])
-    with replacing(path) as temporary:
-        parquet.write_table(table, temporary)
+
+def _joined(predictions: Sequence[Predictions], name: str) -> list[Any]:
+    """Return a column of all parts."""
+    column: list[Any] = []
+    for each in predictions:
+        whole = {"part": each.part, "seed": each.seed, "fold": None}  # the same for all rows
+        own: dict[str, Sequence[Any]] = {
+            "key": each.keys,
+            "patient": each.patients,
+            "video": each.videos,
+            "label": [each.classes[label] for label in each.labels],
+        }
+        if name == "fold" and each.folds is not None:
+            own[name] = each.folds.tolist()
+        column += own[name] if name in own else [whole[name]] * len(each)
+    return column
 
 
 def read_parquet(path: Path, part: Part = "test") -> Predictions:
@@ -47,22 +66,39 @@ def read_parts(path: Path) -> dict[Part, Predictions]:
     Raises:
         UserError: If the file is missing or is not ours.
     """
-    table, about = read_table(path, "classification")
+    table, said = read_table(path, "classification")
     of_row = np.array(table["part"].to_pylist(), str)
     parts: tuple[Part, ...] = ("val", "test")
-    return {part: _part(table.filter(of_row == part), about, part) for part in parts if (of_row == part).any()}
+    return {part: _part(table.filter(of_row == part), said, part) for part in parts if (of_row == part).any()}
 
 
-def _part(rows: Any, about: dict[str, Any], part: Part) -> Predictions:
+def _part(rows: Any, said: dict[str, Any], part: Part) -> Predictions:
     column = {name: rows[name].to_pylist() for name in ("key", "patient", "video", "label", "fold", "seed")}
-    classes = tuple(about["classes"])
+    classes = tuple(said["classes"])
     probabilities = np.stack([rows[f"{PREFIX}{name}"].to_numpy() for name in classes], axis=1)  # (N, C)
     places = {name: place for place, name in enumerate(classes)}
     return Predictions(
         column["key"], column["patient"], column["video"], np.array([places[name] for name in column["label"]]),
-        probabilities, classes, about["positive"], part,
+        probabilities, classes, said["positive"], part,
         None if None in column["fold"] else np.array(column["fold"]), column["seed"][0],
     )  # fmt: skip
+
+
+def write_table(
+    path: Path,
+    words: Mapping[str, Sequence[str | None]],
+    scores: Mapping[str, np.ndarray],
+    numbers: Mapping[str, Sequence[int | None]],
+    metadata: Mapping[bytes, bytes],
+) -> None:
+    """Write columns of text, of real numbers and of whole numbers, with what the table says of itself."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = [(words, pa.string()), (scores, pa.float64()), (numbers, pa.int64())]
+    schema = pa.schema([(name, kind) for columns, kind in kinds for name in columns], metadata=metadata)
+    with replacing(path) as temporary:
+        parquet.write_table(pa.table({**words, **scores, **numbers}, schema=schema), temporary)
 
 
 def read_table(path: Path, kind: str) -> tuple[Any, dict[str, Any]]:
@@ -76,41 +112,16 @@ def read_table(path: Path, kind: str) -> tuple[Any, dict[str, Any]]:
 
     try:
         table = parquet.read_table(path)
-        about = json.loads((table.schema.metadata or {})[METADATA])
+        said = json.loads((table.schema.metadata or {})[METADATA])
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; name a folder that a finished run left") from error
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
         raise UserError(f"{path}: is not a table of predictions of ours; run it again") from error
-    if about.get("kind") != kind:
-        raise UserError(f"{path}: holds {about.get('kind')}, not {kind}")
-    return table, about
+    if said.get("kind") != kind:
+        raise UserError(f"{path}: holds {said.get('kind')}, not {kind}")
+    return table, said
 
 
-def metadata(kind: str, **about: Any) -> dict[bytes, bytes]:
+def about(kind: str, **more: Any) -> dict[bytes, bytes]:
     """Return what a table says of itself."""
-    return {METADATA: json.dumps({"kind": kind, "format": 1, **about}).encode()}
-
-
-def _schema(predictions: Predictions) -> Any:
-    import pyarrow as pa
-
-    names = [(name, pa.string()) for name in ("key", "patient", "video", "label")]
-    scores = [(f"{PREFIX}{name}", pa.float64()) for name in predictions.classes]
-    origin = [("part", pa.string()), ("fold", pa.int64()), ("seed", pa.int64())]
-    about = metadata("classification", classes=predictions.classes, positive=predictions.positive)
-    return pa.schema(names + scores + origin, metadata=about)
-
-
-def _columns(predictions: Predictions) -> dict[str, Any]:
-    number = len(predictions)
-    scores = {f"{PREFIX}{name}": predictions.probabilities[:, k] for k, name in enumerate(predictions.classes)}
-    return {
-        "key": predictions.keys,
-        "patient": predictions.patients,
-        "video": predictions.videos,
-        "label": [predictions.classes[label] for label in predictions.labels],
-        **scores,
-        "part": [predictions.part] * number,
-        "fold": [None] * number if predictions.folds is None else predictions.folds,
-        "seed": [predictions.seed] * number,
-    }
+    return {METADATA: json.dumps({"kind": kind, "format": 1, **more}).encode()}

@@ -12,8 +12,8 @@ NAMES = {
     "dice": "Dice",
     "ece": "ECE",
     "hd95": "HD95 (px)",
+    "iou": "mIoU",
     "macro_f1": "macro F1",
-    "miou": "mIoU",
     "top1": "top-1",
     "top3": "top-3",
 }
@@ -44,16 +44,37 @@ def number_text(value: float | None, metric: str = "", digits: int = 3) -> str:
     return f"{value:.1f}" if metric in PIXELS else f"{value:.{digits}f}"
 
 
-def interval_text(value: float | None, low: float | None, high: float | None, metric: str = "") -> str:
+def interval_text(value: float | None, low: float | None, high: float | None, metric: str = "", digits: int = 2) -> str:
     """Return `0.874 [0.81, 0.93]`."""
     if value is None or low is None or high is None:
         return number_text(value, metric)
-    return f"{number_text(value, metric)} [{number_text(low, metric, 2)}, {number_text(high, metric, 2)}]"
+    return f"{number_text(value, metric)} [{number_text(low, metric, digits)}, {number_text(high, metric, digits)}]"
 
 
-def spread_text(mean: float | None, std: float | None, metric: str = "") -> str:
-    """Return `0.874 ± 0.012`."""
-    return number_text(mean, metric) if std is None else f"{number_text(mean, metric)} ± {number_text(std, metric)}"
+def difference_text(value: float | None, low: float | None, high: float | None, metric: str = "") -> str:
+    """Return `+0.034 [-0.01, 0.06]`."""
+    sign = "+" if value is not None and value > 0 else ""
+    return f"{sign}{interval_text(value, low, high, metric, digits=3)}"
+
+
+def p_text(p: float | None) -> str:
+    """Return 0.012, or <0.001."""
+    return "-" if p is None or p != p else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def shortened(spec: str) -> str:
+    """Return a checkpoint's name without the folders above it, all but the last."""
+    parts = spec.split("/")
+    return spec if len(parts) <= 2 else "/".join(["...", *parts[-2:]])
+
+
+def without_common_folders(names: Sequence[str]) -> list[str]:
+    """Return paths without the folders that all of them lie in."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while len({tuple(each[: shared + 1]) for each in parts}) == 1 and all(len(each) > shared + 1 for each in parts):
+        shared += 1
+    return ["/".join(each[shared:]) for each in parts]
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
