@@ -81,9 +81,8 @@ def draw_precision_recall(test: Predictions, results: Evaluation, seed: int = 0)
     axis.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label=f"prevalence {prevalence:.3f}")
     counts = np.array(results["confusion"]["threshold"] or results["confusion"]["argmax"])
     found = counts[test.positive, test.positive]
-    if predicted := counts[:, test.positive].sum():
-        point = (found / counts[test.positive].sum(), found / predicted)
-        axis.plot(*point, "o", color=COLOURS[1], markersize=7, label=_operating_point(results)[2], zorder=4)
+    point = _share(found, counts[test.positive].sum()), _share(found, counts[:, test.positive].sum())
+    axis.plot(*point, "o", color=COLOURS[1], markersize=7, label=_operating_point(results)[2], zorder=4)
     style(axis, f"Precision and recall of {shown(str(results['positive']))}, {_sizes(results)}", "recall", "precision")
     unit_square(axis)
     legend(axis, "lower left" if precision[-1] > CROWDED else "upper right")
@@ -243,9 +242,14 @@ def _operating_point(results: Evaluation) -> tuple[float, float, str]:
     """Return sensitivity and specificity on the test part, and what to call the point."""
     counts = np.array(results["confusion"]["threshold"] or results["confusion"]["argmax"])
     positive = results["classes"].index(str(results["positive"]))
-    sensitivity, specificity = (counts[k, k] / max(counts[k].sum(), 1) for k in (positive, 1 - positive))
+    sensitivity, specificity = (_share(counts[k, k], counts[k].sum()) for k in (positive, 1 - positive))
     said = "at the validation threshold" if results["confusion"]["threshold"] else "at the likeliest class"
-    return sensitivity, specificity, f"{said}\nsensitivity {sensitivity:.3f}, specificity {specificity:.3f}"
+    shares = f"sensitivity {number_text(sensitivity)}, specificity {number_text(specificity)}"
+    return sensitivity, specificity, f"{said}\n{shares}"
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
 
 
 def _decision(results: Evaluation) -> str:
