@@ -92,9 +92,10 @@ def draw_sheet(rows: Mapping[str, Sequence[Panel]], title: str) -> Figure:
             else:
                 axes[row, column].set_axis_off()
         axes[row, 0].set_ylabel(name, fontsize="medium")
-    styles = {"truth": (TRUTH_COLOUR, "solid"), "prediction": (PREDICTION_COLOUR, "dashed")}
-    lines = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for colour, style in styles.values()]
-    figure.legend(lines, list(styles), loc="outside lower center", ncols=2, frameon=False)
+    truth = Line2D([], [], color=TRUTH_COLOUR, linestyle="solid", linewidth=2)
+    prediction = Line2D([], [], color=PREDICTION_COLOUR, linestyle="dashed", linewidth=2)
+    labels = ["truth", "prediction"]
+    figure.legend([truth, prediction], labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(title, fontsize="medium")
     return figure
 
