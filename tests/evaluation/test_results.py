@@ -6,12 +6,10 @@ import pytest
 from binormal import binormal, several_classes
 
 from arl_lightning.errors import UserError
-from arl_lightning.evaluation.overlap import Overlap
 from arl_lightning.evaluation.predictions import Predictions, concatenate
 from arl_lightning.evaluation.results import Checkpoint, RunInfo, evaluate, read_results, write_run
 from arl_lightning.evaluation.segmentation_results import (
     OverlapTable,
-    overlap_table,
     segmentation_results,
     write_segmentation_run,
 )
@@ -207,12 +205,14 @@ def test_results_that_are_missing_or_not_ours_are_named(tmp_path):
 
 def masks() -> OverlapTable:
     """Two patients, three images of two structures; one HD95 is not defined."""
-    rows = [
-        Overlap(0, "ventricle", 0.9, 0.8, 2.0), Overlap(0, "atrium", 0.6, 0.5, 4.0),
-        Overlap(1, "ventricle", 0.7, 0.6, 6.0), Overlap(1, "atrium", 0.0, 0.0, float("nan")),
-        Overlap(3, "ventricle", 0.5, 0.4, 7.0), Overlap(3, "atrium", 0.3, 0.1, 8.0),
-    ]  # fmt: skip
-    return overlap_table(rows, ["a", "b", "not tested", "d"], ["1", "1", "9", "2"], [None] * 4)
+    return OverlapTable(
+        keys=["a", "a", "b", "b", "d", "d"],
+        patients=["1", "1", "1", "1", "2", "2"],
+        structures=["ventricle", "atrium"] * 3,
+        dice=np.array([0.9, 0.6, 0.7, 0.0, 0.5, 0.3]),
+        iou=np.array([0.8, 0.5, 0.6, 0.0, 0.4, 0.1]),
+        hd95=np.array([2.0, 4.0, 6.0, np.nan, 7.0, 8.0]),
+    )
 
 
 def test_masks_are_averaged_by_structure_and_then_over_structures():

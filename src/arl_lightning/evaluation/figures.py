@@ -80,8 +80,8 @@ def draw_precision_recall(test: Predictions, results: Evaluation, seed: int = 0)
     prevalence = float(is_positive.mean())
     axis.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label=f"prevalence {prevalence:.3f}")
     counts = np.array(results["confusion"]["threshold"] or results["confusion"]["argmax"])
-    found = counts[test.positive, test.positive]
-    point = _share(found, counts[test.positive].sum()), _share(found, counts[:, test.positive].sum())
+    found, of_class, predicted = (each[test.positive] for each in (counts.diagonal(), counts.sum(1), counts.sum(0)))
+    point = _share(found, of_class), _share(found, predicted)
     axis.plot(*point, "o", color=COLOURS[1], markersize=7, label=_operating_point(results)[2], zorder=4)
     style(axis, f"Precision and recall of {shown(str(results['positive']))}, {_sizes(results)}", "recall", "precision")
     unit_square(axis)
@@ -248,8 +248,8 @@ def _operating_point(results: Evaluation) -> tuple[float, float, str]:
     return sensitivity, specificity, f"{said}\n{shares}"
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
+def _share(part: np.integer, whole: np.integer) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def _decision(results: Evaluation) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.bootstrap import bootstrap_interval
 from arl_lightning.evaluation.files import plain, write_json
-from arl_lightning.evaluation.overlap import Overlap
 from arl_lightning.evaluation.predictions import GroupedBy, group_of
 from arl_lightning.evaluation.schema import FILE, FORMAT, RunInfo, SegmentationEvaluation, estimate
 from arl_lightning.evaluation.tables import FILE as TABLE
@@ -109,31 +108,6 @@ class OverlapTable:
             own = {f"{column}/{name}": _mean(values[rows[name]]) for name in self.names}
             found |= {column: _mean(np.array(list(own.values()))), **own}
         return found
-
-
-def overlap_table(
-    rows: Sequence[Overlap],
-    keys: Sequence[str],
-    patients: Sequence[str | None],
-    videos: Sequence[str | None],
-) -> OverlapTable:
-    """Name scored masks.
-
-    Args:
-        rows: Of `overlap.score_masks`; an index is a place in the lists that follow.
-        keys: Of all cases.
-        patients: Of all cases.
-        videos: Of all cases.
-    """
-    return OverlapTable(
-        keys=[keys[row.index] for row in rows],
-        patients=[patients[row.index] for row in rows],
-        structures=[row.structure for row in rows],
-        dice=np.array([row.dice for row in rows]),
-        iou=np.array([row.iou for row in rows]),
-        hd95=np.array([row.hd95 for row in rows]),
-        videos=[videos[row.index] for row in rows],
-    )
 
 
 def segmentation_results(
