@@ -80,7 +80,9 @@ def draw_precision_recall(test: Predictions, results: Evaluation, seed: int = 0)
     prevalence = float(is_positive.mean())
     axis.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label=f"prevalence {prevalence:.3f}")
     counts = np.array(results["confusion"]["threshold"] or results["confusion"]["argmax"])
-    found, of_class, predicted = (each[test.positive] for each in (counts.diagonal(), counts.sum(1), counts.sum(0)))
+    found, of_class, predicted = (
+        int(each[test.positive]) for each in (counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0))
+    )
     point = _share(found, of_class), _share(found, predicted)
     axis.plot(*point, "o", color=COLOURS[1], markersize=7, label=_operating_point(results)[2], zorder=4)
     style(axis, f"Precision and recall of {shown(str(results['positive']))}, {_sizes(results)}", "recall", "precision")
@@ -242,14 +244,14 @@ def _operating_point(results: Evaluation) -> tuple[float, float, str]:
     """Return sensitivity and specificity on the test part, and what to call the point."""
     counts = np.array(results["confusion"]["threshold"] or results["confusion"]["argmax"])
     positive = results["classes"].index(str(results["positive"]))
-    sensitivity, specificity = (_share(counts[k, k], counts[k].sum()) for k in (positive, 1 - positive))
+    sensitivity, specificity = (_share(int(counts[k, k]), int(counts[k].sum())) for k in (positive, 1 - positive))
     said = "at the validation threshold" if results["confusion"]["threshold"] else "at the likeliest class"
     shares = f"sensitivity {number_text(sensitivity)}, specificity {number_text(specificity)}"
     return sensitivity, specificity, f"{said}\n{shares}"
 
 
-def _share(part: np.integer, whole: np.integer) -> float:
-    return float(part / whole) if whole else float("nan")
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
 
 
 def _decision(results: Evaluation) -> str:
