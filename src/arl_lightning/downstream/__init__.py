@@ -1,0 +1,1 @@
+"""Downstream tasks: fine-tuning, probes, segmentation, and the runs that report on them."""
