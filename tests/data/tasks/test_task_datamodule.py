@@ -12,7 +12,7 @@ from made_task import listing_of, write_cases
 from arl_lightning.data.tasks.case import Case, Listing
 from arl_lightning.data.tasks.datamodule import Loading, TaskDataModule, TimedLoader
 from arl_lightning.data.tasks.images import CaseImages, Decoded
-from arl_lightning.data.tasks.sampling import RankBatches, TrainSampler
+from arl_lightning.data.tasks.sampling import Draw, RankBatches, TrainSampler
 from arl_lightning.data.tasks.splits import Split
 from arl_lightning.data.tasks.transforms import Augment
 from arl_lightning.errors import UserError
@@ -161,6 +161,13 @@ def test_balance_is_by_the_training_labels() -> None:
         module = TaskDataModule(made_images(listing), listing, split, 0, loading, Augment(), False, 0)
         (batch,) = batches(module.train_dataloader())
         assert int(batch["label"].sum()) == expected
+
+
+def test_a_case_drawn_again_in_an_epoch_looks_different() -> None:
+    dataset = datamodule().train_dataloader().loader.dataset
+    first, again = dataset[Draw(4, epoch=2)]["image"], dataset[Draw(4, epoch=2, repeat=1)]["image"]
+    np.testing.assert_array_equal(first, dataset[Draw(4, epoch=2)]["image"])
+    assert not np.array_equal(first, again)
 
 
 @pytest.mark.parametrize("classes", [None, [0] * 8 + [1] * 3])

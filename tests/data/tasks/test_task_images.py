@@ -1,5 +1,6 @@
 """Cases become pixels and masks, and whatever is wrong with their files gets its line."""
 
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from made_task import listing_of, write_cases, write_image
 from PIL import Image
 
+from arl_lightning.data.media import quiet_pillow
+from arl_lightning.data.tasks import pixels
 from arl_lightning.data.tasks.case import Case, Finding, Listing
 from arl_lightning.data.tasks.images import CaseImages, prepare
 from arl_lightning.data.tasks.masks import fill_outline, read_mask_file
@@ -110,9 +113,25 @@ def test_an_image_of_nan_alone_is_unreadable_and_single_nan_is_not(tmp_path: Pat
     assert (found.path, found.kind, found.reason) == (only, "unreadable", "no finite pixel values")
 
 
-def test_decoding_in_threads_leaves_the_interpreters_warnings_alone(tmp_path: Path) -> None:
+def test_decoding_in_threads_leaves_the_interpreters_warnings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speckle
+) -> None:
+    """Of two threads that silence warnings, the second to begin is made to end last: it restores the silence."""
+    begun, both, first_ended = [], threading.Barrier(2, timeout=20), threading.Event()
+
+    def decode(path: Path) -> np.ndarray:
+        with quiet_pillow():
+            begun.append(path)
+            both.wait()
+            if begun[0] != path:
+                assert first_ended.wait(20)
+        first_ended.set()
+        return speckle(40, 48)
+
+    monkeypatch.setattr(pixels, "decode_image", decode)
     before = list(warnings.filters)
-    prepared(write_cases(tmp_path, 30))
+    prepared(write_cases(tmp_path, 2))
+    assert len(begun) == 2
     assert warnings.filters == before
 
 

@@ -155,16 +155,15 @@ def prepare(
         The images, and the findings: the listing's own, those of the files, and those of the set as a whole.
     """
     decoding = _Decoding(listing, side, in_chans, with_masks, keep_gb * 1e9)
-    bar = _bar(len(listing.cases), show_progress)
-    pool = ThreadPoolExecutor(min(max(usable_cores(), MIN_THREADS), MAX_THREADS))
-    try:
-        # Around the pool, so that the interpreter's filters are as before once threads have set them in turn.
-        with bar, quiet_pillow():
+    # Around the threads, so that the interpreter's filters are as before once these have set them in turn.
+    with quiet_pillow(), _bar(len(listing.cases), show_progress) as bar:
+        pool = ThreadPoolExecutor(min(max(usable_cores(), MIN_THREADS), MAX_THREADS))
+        try:
             for results in pool.map(decoding.decode, decoding.files()):
                 decoding.add(results)
                 bar.update(len(results))
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
     images = CaseImages(listing, side, in_chans, decoding.native_sizes, decoding.kept)
     if decoding.kept is None and show_progress:
         need = human_size(decoding.estimate)
