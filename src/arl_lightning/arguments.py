@@ -190,7 +190,9 @@ def _meant(word: str, kinds: Mapping[str, Any], prefix: str) -> str:
     return f"; did you mean {prefix}{meant}?"
 
 
-def normalised(arguments: Sequence[str], functions: Sequence[Callable[..., Any]]) -> list[str]:
+def normalised(
+    arguments: Sequence[str], functions: Sequence[Callable[..., Any]], nested: Mapping[str, Any] | None = None
+) -> list[str]:
     """Bring arguments to the one form that jsonargparse reads.
 
     `--drop-duplicates` becomes `--drop_duplicates=true`, `--exclude a b` becomes `--exclude=["a","b"]`,
@@ -201,11 +203,12 @@ def normalised(arguments: Sequence[str], functions: Sequence[Callable[..., Any]]
         arguments: As typed.
         functions: Their parameters' types tell a flag from an option and a list from a word; the first that has a
             parameter counts.
+        nested: Types of keys within groups, such as `group.key`.
 
     Raises:
         UserError: If a name is given twice in one option.
     """
-    kinds: dict[str, Any] = {}
+    kinds: dict[str, Any] = dict(nested or {})
     names: tuple[str, ...] = ()
     for function in functions:
         kinds = kinds_of(function) | kinds

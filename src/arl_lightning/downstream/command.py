@@ -70,17 +70,14 @@ def parse(protocol: ProtocolName, arguments: Sequence[str]) -> Recipe:
         UserError: If a key is unknown or a value is not of its type.
     """
     parser = new_parser(protocol, _task_named(protocol, arguments))
-    given = parser.parse_args(normalised(_with_task_option(arguments), [Recipe]))
-    values = {name: value.as_dict() if isinstance(value, Namespace) else value for name, value in vars(given).items()}
-    kinds = kinds_of(Recipe)
-    return Recipe(
-        **{
-            name: kinds[name](**values[name]) if is_dataclass(kinds[name]) else values[name]
-            for name in kinds
-            if name != OPTIONS
-        },
-        options=values.get(OPTIONS) or {},
-    )
+    given = parser.parse_args(normalised(_with_task_option(arguments), [Recipe], parser.kinds))
+    fields: dict[str, Any] = {}
+    for name, kind in kinds_of(Recipe).items():
+        value = given.get(name)
+        value = value.as_dict() if isinstance(value, Namespace) else value
+        fields[name] = kind(**value) if isinstance(kind, type) and is_dataclass(kind) else value
+    fields[OPTIONS] = fields[OPTIONS] or {}
+    return Recipe(**fields)
 
 
 def new_parser(protocol: ProtocolName, task: str) -> CommandParser:
@@ -94,6 +91,9 @@ def new_parser(protocol: ProtocolName, task: str) -> CommandParser:
     parser.add_argument("--config", action=ActionConfigFile, help="A recipe; of several the later ones count.")
     parser.add_class_arguments(Recipe, None, skip={OPTIONS})
     parser.add_class_arguments(task_class(task), OPTIONS, skip=set(GIVEN))
+    groups: dict[str, Any] = {name: kind for name, kind in kinds_of(Recipe).items() if is_dataclass(kind)}
+    for group, kind in {**groups, OPTIONS: task_class(task)}.items():
+        parser.kinds |= {f"{group}.{name}": inner for name, inner in kinds_of(kind).items()}
     parser.set_defaults(PROTOCOL_DEFAULTS[protocol])
     return parser
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -9,17 +10,21 @@ import yaml
 from arl_lightning.data.wording import count
 from arl_lightning.distributed.collectives import is_first_rank
 from arl_lightning.downstream import protocols
+from arl_lightning.downstream.encoders import PIXELS
 from arl_lightning.downstream.material import Material, open_material
 from arl_lightning.downstream.recipe import ProtocolName, Recipe
+from arl_lightning.downstream.run_info import run_info
+from arl_lightning.downstream.segmenting import segment
 from arl_lightning.downstream.trials import Trial, trials
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.results import evaluate, write_run
-from arl_lightning.evaluation.schema import FILE, Checkpoint, RunInfo, read_results
+from arl_lightning.evaluation.schema import FILE, read_results
 from arl_lightning.evaluation.summary_report import write_summary
 from arl_lightning.evaluation.wording import interval_text, metric_name
 
 NUM_RESAMPLES = 2000
 RECIPE = "recipe.yaml"
+FROZEN: tuple[ProtocolName, ...] = ("probe", "knn")
 
 
 @dataclass(frozen=True)
@@ -51,25 +56,6 @@ def classify(fit: Callable[[Material, Trial, Path], protocols.Outcome], name: Pr
     return Protocol(run)
 
 
-def run_info(material: Material, trial: Trial, name: ProtocolName, seconds: float, extra: dict[str, object]) -> RunInfo:
-    """Return what a trial was, for `results.json`."""
-    counts = {part: len(getattr(trial.split, part)) for part in ("train", "val", "test")}
-    origin = material.origin
-    return RunInfo(
-        task=material.recipe.task,
-        protocol=name,
-        checkpoint=Checkpoint(origin.checkpoint, origin.sha256),
-        split_hash=trial.split_hash,
-        recipe=material.recipe.plain(),
-        n=counts,
-        seed=trial.seed,
-        fold=trial.fold,
-        fraction=trial.fraction,
-        seconds=seconds,
-        extra={"model": origin.model, "anatomy": material.anatomy, "image_size": material.image_size, **extra},
-    )
-
-
 def run_recipe(name: ProtocolName, protocol: Protocol, recipe: Recipe, say: Callable[[str], None] = print) -> None:
     """Train and test all that a recipe asks for; trials that an earlier call finished are kept.
 
@@ -82,6 +68,8 @@ def run_recipe(name: ProtocolName, protocol: Protocol, recipe: Recipe, say: Call
     Raises:
         UserError: If the recipe, the files or the checkpoint cannot be used.
     """
+    if recipe.checkpoint == PIXELS and name not in FROZEN:
+        raise UserError(f"checkpoint pixels: has no weights to train; use one of {', '.join(FROZEN)}")
     folder = recipe.out or Path("runs") / name / recipe.task
     refuse_other_run(folder, name, recipe)
     material = open_material(recipe, protocol.with_masks)
@@ -161,4 +149,5 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "finetune": classify(protocols.finetune, "finetune"),
     "probe": classify(protocols.probe, "probe"),
     "knn": classify(protocols.knn, "knn"),
+    "segment": Protocol(partial(segment, num_resamples=NUM_RESAMPLES), with_masks=True),
 }

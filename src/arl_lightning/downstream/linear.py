@@ -88,17 +88,17 @@ def fit_logistic(
     seed: int,
     positive: int | None,
 ) -> dict[str, Any]:
-    """Fit a head by scikit-learn's L2-penalised logistic regression, its strength chosen on validation.
+    """Fit a head by scikit-learn's L2-penalised logistic regression, the penalty with the lowest validation loss.
 
     Args:
         head: Receives the weights.
         train: Features with labels.
         validation: Likewise.
-        options: Which metric chooses, and the class weights.
+        options: The class weights.
         peak: Not used, as the solver has no steps and no draws.
         batch_size: Not used.
         seed: Not used.
-        positive: Index of the positive class, where there are two.
+        positive: Not used.
 
     Returns:
         The chosen strength.
@@ -112,7 +112,7 @@ def fit_logistic(
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000, class_weight=weight).fit(features, labels)
         _copy(model.coef_, model.intercept_, head)
-        score = _validation_score(head, validation, options, positive, 0)
+        score = -_loss(head, validation)
         if score > best:
             best, chosen = score, strength
             state = {name: value.clone() for name, value in head.state_dict().items()}
@@ -137,9 +137,13 @@ def _validation_score(
     """Return what is to be highest: AUROC, minus the loss, or the epoch."""
     if options.monitor == "last":
         return float(epoch)
-    logits = head(validation[0]).double()
     if options.monitor == "loss":
-        return -float(F.cross_entropy(logits, validation[1]))
-    probabilities = logits.softmax(dim=1).numpy()
+        return -_loss(head, validation)
+    probabilities = head(validation[0]).double().softmax(dim=1).numpy()
     auroc = classification_metrics(validation[1].numpy(), probabilities, positive, names=["auroc"])["auroc"]
     return auroc if np.isfinite(auroc) else float(epoch)
+
+
+@torch.no_grad()
+def _loss(head: LinearHead, data: Labelled) -> float:
+    return float(F.cross_entropy(head(data[0]).double(), data[1]))

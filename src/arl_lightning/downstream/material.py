@@ -1,5 +1,6 @@
 """What all trials of a recipe share: the task's cases with their pixels, and the encoder that each starts from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import arl_lightning
 from arl_lightning.data.anatomy import OTHER, AnatomyVocabulary
 from arl_lightning.data.tasks.case import Finding, Listing
 from arl_lightning.data.tasks.check import refuse_damage, without_damage
-from arl_lightning.data.tasks.datamodule import TaskDataModule
+from arl_lightning.data.tasks.datamodule import TaskDataModule, TimedLoader
 from arl_lightning.data.tasks.images import CaseImages, prepare
 from arl_lightning.data.tasks.open import open_task
 from arl_lightning.data.tasks.splits import Split
@@ -75,6 +76,10 @@ class Material:
             with_masks=with_masks,
             seed=seed,
         )
+
+    def loader(self, places: Sequence[int]) -> TimedLoader:
+        """Return some cases as they are, without their masks."""
+        return self.datamodule(Split((), (), ()), seed=0).eval_loader(places)
 
     def description(self, backbone: Backbone) -> dict[str, Any]:
         """Return, as plain values, what rebuilds a trained network and reads images for it."""

@@ -24,7 +24,7 @@ def parameter_groups(encoder: nn.Module, head: nn.Module, options: Optimization)
     """Group trained parameters by block and by weight decay.
 
     Args:
-        encoder: timm's; block i of n has the rate times `layer_decay ** (n - i)`, the embedding the smallest.
+        encoder: timm's; block i of n has the rate times `layer_decay ** (n - i)`, the embedding `layer_decay ** n`.
         head: What stands on it, at the full rate.
         options: The recipe's.
 

@@ -39,7 +39,7 @@ class Optimization:
 
     Args:
         optimizer: adamw; sgd (linear probing); or lbfgs, for the probe of features that nothing varies: logistic
-            regression whose penalty is chosen on validation.
+            regression whose penalty has the lowest validation loss.
         epochs: Most passes over the training cases.
         base_lr: Peak learning rate, for a global batch of 256 images where `scale_lr` is on.
         scale_lr: Scale the rate linearly with the global batch.

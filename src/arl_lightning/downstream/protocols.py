@@ -16,7 +16,6 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from arl_lightning.downstream.classification import Classifier, balanced_weights
-from arl_lightning.downstream.encoders import PixelBackbone
 from arl_lightning.downstream.heads import LinearHead, NeighbourHead
 from arl_lightning.downstream.inference import Scored, run_over
 from arl_lightning.downstream.linear import fit_linear, fit_logistic
@@ -24,7 +23,6 @@ from arl_lightning.downstream.material import Material
 from arl_lightning.downstream.optimization import peak_learning_rate
 from arl_lightning.downstream.training import BEST, train
 from arl_lightning.downstream.trials import Trial
-from arl_lightning.errors import UserError
 from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
 
 
@@ -58,11 +56,11 @@ def probe(material: Material, trial: Trial, folder: Path) -> Outcome:
     pl.seed_everything(trial.seed, workers=True, verbose=False)
     module = _classifier(material, trial, frozen=True)
     head = cast(LinearHead, module.head)
-    train_features, extraction = _features(module, material, trial, trial.split.train)
+    train_features, extraction = _features(module, material, trial.split.train)
     head.fit_statistics(train_features)
     if recipe.augment.enabled and recipe.optimization.optimizer != "lbfgs":
         return _trained(module, material, trial, folder, f"probe {recipe.task} {trial.name}".strip())
-    val_features, more = _features(module, material, trial, trial.split.val)
+    val_features, more = _features(module, material, trial.split.val)
     labels, val_labels = material.labels(trial.split.train), material.labels(trial.split.val)
     started = time.perf_counter()
     fit = fit_logistic if recipe.optimization.optimizer == "lbfgs" else fit_linear
@@ -86,18 +84,18 @@ def knn(material: Material, trial: Trial, folder: Path) -> Outcome:
     recipe = material.recipe
     pl.seed_everything(trial.seed, workers=True, verbose=False)
     module = _classifier(material, trial, frozen=True)
-    features, seconds = _features(module, material, trial, trial.split.train)
+    features, seconds = _features(module, material, trial.split.train)
     k = min(recipe.neighbours.k, len(features))
     labels = material.labels(trial.split.train)
-    module.head = NeighbourHead(features, labels, len(material.listing.classes), k, recipe.neighbours.temperature)
+    temperature = recipe.neighbours.temperature
+    module.head = NeighbourHead(features, labels, len(material.listing.classes), k, temperature)
+    module.description["neighbours"] = {"k": k, "temperature": temperature}  # no weights, yet the head needs them
     return _scored(module, material, trial, folder, seconds, {"k": k, "extraction_seconds": seconds})
 
 
 def _classifier(material: Material, trial: Trial, frozen: bool) -> Classifier:
     recipe, num_classes = material.recipe, len(material.listing.classes)
     backbone = material.backbone()
-    if isinstance(backbone, PixelBackbone) and not frozen:
-        raise UserError("checkpoint pixels: has no weights to train; use arl probe or arl knn")
     labels = material.labels(trial.split.train)
     weights = balanced_weights(labels, num_classes) if recipe.optimization.class_weights == "balanced" else None
     module = Classifier(
@@ -150,9 +148,14 @@ def _both_parts(module: Classifier, material: Material, trial: Trial) -> tuple[S
     return validation, test
 
 
-def _features(module: Classifier, material: Material, trial: Trial, places: Sequence[int]) -> tuple[Tensor, float]:
+def _features(module: Classifier, material: Material, places: Sequence[int]) -> tuple[Tensor, float]:
     """Return (N, D) float32 features of cases as they are, in their order, and the seconds that took."""
     started = time.perf_counter()
-    loader = material.datamodule(trial.split, trial.seed).eval_loader(places)
-    found = run_over(module, module.features, loader, material.recipe.devices, name=f"features {material.recipe.task}")
+    found = run_over(
+        module,
+        module.features,
+        material.loader(places),
+        material.recipe.devices,
+        name=f"features {material.recipe.task}",
+    )
     return found.values.float(), time.perf_counter() - started

@@ -103,7 +103,7 @@ def test_counts_that_differ_from_the_release_stop_unless_accepted(whole, tmp_pat
 
 def test_a_listed_image_that_is_absent_stops_unless_accepted(small):
     (small / "imgs/im00002.jpg").unlink()
-    fix = "named in train.txt; copy it there, or accept a part with --task.partial true"
+    fix = "named in train.txt; copy it there, or accept a part with --options.partial true"
     assert notable(Gbcu(small).listing()) == [("im00002.jpg", "missing", fix)]
     listing = Gbcu(small, partial=True).listing()
     assert notable(listing) == [("im00002.jpg", "note", "named in train.txt")]

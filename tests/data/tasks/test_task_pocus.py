@@ -136,7 +136,7 @@ def test_doubted_labels_are_left_out_unless_asked_for(root):
     shutil.copy(root / CLIPS["pneu-c"], doubted / "Cov_bolzano.mp4")
     listing = Pocus(root).listing()
     assert not any("bolzano" in key for key in labels(listing))
-    reason = "1 file in label_uncertain left out; --task.uncertain keep uses them"
+    reason = "1 file in label_uncertain left out; --options.uncertain keep uses them"
     assert findings(listing) == [("label_uncertain", "note", reason)]
     kept = labels(Pocus(root, uncertain="keep").listing())
     assert kept["data/pocus_videos/linear/label_uncertain/Cov_bolzano.mp4"] == "covid"

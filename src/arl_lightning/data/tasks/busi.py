@@ -123,7 +123,7 @@ class Busi:
 
     def _gaps(self, folder: Path, images: dict[str, Path], masks: dict[str, list[Path]]) -> list[Finding]:
         kind: FindingKind = "note" if self.partial else "missing"
-        fix = "" if self.partial else "; copy the rest there, or accept a part with --task.partial true"
+        fix = "" if self.partial else "; copy the rest there, or accept a part with --options.partial true"
         num_images, num_masks = RELEASED[folder.name]
         found = sum(map(len, masks.values()))
         gaps = []
@@ -145,7 +145,7 @@ class Busi:
         dropped = [left_out[case.path.name] for case in cases if case.path.name in left_out]
         if dropped:
             counts = ", ".join(count(dropped.count(fault), fault) for fault in sorted(set(dropped)))
-            options = " ".join(f"--task.{name} keep" for name in ("faults", "axilla") if getattr(self, name) == "drop")
+            options = " ".join(f"--options.{name} keep" for name in ("faults", "axilla") if getattr(self, name) == "drop")
             findings.append(Finding(root, "note", f"left out as {FAULTS} lists them: {counts}; {options} keeps them"))
         return [case for case in cases if case.path.name not in left_out]
 

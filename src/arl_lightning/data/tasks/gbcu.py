@@ -120,7 +120,7 @@ class Gbcu:
 
     def _counts(self, entries: list[tuple[SplitName, str, int]]) -> Iterator[Finding]:
         kind: FindingKind = "note" if self.partial else "inconsistent"
-        fix = "" if self.partial else f"; copy GBCU again ({WHERE}), or accept it with --task.partial true"
+        fix = "" if self.partial else f"; copy GBCU again ({WHERE}), or accept it with --options.partial true"
         counts = Counter((part, label) for part, _, label in entries)
         for part in PARTS:
             found = tuple(counts[part, label] for label in range(len(LABELS)))
@@ -134,7 +134,7 @@ class Gbcu:
         self, entries: list[tuple[SplitName, str, int]], here: dict[str, Path], folder: Path
     ) -> Iterator[Finding]:
         kind: FindingKind = "note" if self.partial else "missing"
-        fix = "" if self.partial else "; copy it there, or accept a part with --task.partial true"
+        fix = "" if self.partial else "; copy it there, or accept a part with --options.partial true"
         listed = {name: part for part, name, _ in entries}
         for name in sorted(listed.keys() - here.keys()):
             yield Finding(folder / name, kind, f"named in {listed[name]}.txt{fix}")

@@ -172,7 +172,7 @@ class Pocus:
                     reason = f"{label} by its name, '{one_line(stated)}' by {TABLE}; the name counts"
                     findings.append(Finding(path, "note", reason))
         for found, reason in (
-            (uncertain, f"in {UNCERTAIN} left out; --task.uncertain keep uses them"),
+            (uncertain, f"in {UNCERTAIN} left out; --options.uncertain keep uses them"),
             (other, f"of classes other than {', '.join(CLASSES[self.classes])} left out"),
             (unknown, f"without a patient in {TABLE}: each counts as a patient of its own"),
         ):

@@ -14,7 +14,7 @@ from arl_lightning.data.tasks.case import Case
 from arl_lightning.data.wording import count
 from arl_lightning.errors import UserError
 
-NUM_PARTS = 3
+PARTS_LEFT = {"test": 3, "val": 2}  # that a draw has to leave a group for, itself included
 HASH_LENGTH = 16  # hexadecimal digits that name a split
 
 
@@ -177,7 +177,7 @@ def _draw(
             if taken + len(group) <= quotas[name]:  # a group too large is left for the other parts
                 drawn += group
                 taken += len(group)
-        if not taken and len(groups) >= NUM_PARTS:  # all are too large: a class must not be missing from a part
+        if not taken and len(groups) >= PARTS_LEFT[part]:  # all are too large: no part must lack the class
             drawn += min(groups, key=lambda group: len(group))
     return tuple(sorted(drawn))
 

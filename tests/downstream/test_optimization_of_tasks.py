@@ -1,0 +1,70 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+import arl_lightning.models  # noqa: F401 (registers A-ViT)
+from arl_lightning.downstream.optimization import (
+    configure,
+    learning_rate_factor,
+    parameter_groups,
+    peak_learning_rate,
+)
+from arl_lightning.downstream.options import Optimization
+from arl_lightning.errors import UserError
+
+
+def test_the_rate_is_scaled_by_the_global_batch_or_not():
+    assert peak_learning_rate(Optimization(base_lr=1e-3), 64) == pytest.approx(2.5e-4)
+    assert peak_learning_rate(Optimization(base_lr=1e-3, scale_lr=False), 64) == 1e-3
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.1), (9, 1.0), (10, 1.0), (60, 0.55), (110, 0.1), (500, 0.1)])
+def test_the_rate_rises_linearly_and_falls_along_a_cosine(step, factor):
+    assert learning_rate_factor(step, warmup=10, total=110, min_ratio=0.1) == pytest.approx(factor)
+
+
+def test_each_block_has_the_next_ones_rate_times_the_decay_and_every_weight_is_in_one_group():
+    encoder = timm.create_model("avit_tiny_patch16_224", img_size=32, num_classes=0)
+    head = nn.Linear(192, 2)
+    options = Optimization(base_lr=1.0, scale_lr=False, layer_decay=0.5, weight_decay=0.1)
+    groups = parameter_groups(encoder, head, options)
+    optimizer = configure(groups, options, 1.0, 10)["optimizer"]
+    rate, decay = {}, {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert parameter not in rate
+            rate[parameter], decay[parameter] = group["initial_lr"], group["weight_decay"]
+    assert set(rate) == {*encoder.parameters(), *head.parameters()}
+    last, first = encoder.blocks[-1], encoder.blocks[0]
+    assert rate[head.weight] == 1.0
+    assert rate[last.attn.qkv.weight] == rate[last.sampling.weight] == 1.0
+    assert rate[encoder.blocks[-2].attn.qkv.weight] == 0.5
+    assert rate[first.attn.qkv.weight] == pytest.approx(0.5**11)
+    assert rate[encoder.patch_embed.proj.weight] == pytest.approx(0.5**12)
+    assert decay[last.attn.qkv.weight] == decay[head.weight] == 0.1
+    assert decay[last.attn.qkv.bias] == decay[head.bias] == decay[encoder.pos_embed] == decay[encoder.cls_token] == 0
+
+
+def test_appendix_b_is_the_default_of_fine_tuning():
+    options = Optimization()
+    assert (options.optimizer, options.base_lr, options.betas, options.warmup_epochs) == ("adamw", 1e-3, (0.9, 0.999), 5)
+    optimizer = configure([{"params": [nn.Parameter(torch.zeros(1))]}], options, 1e-3, 10)["optimizer"]
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_linear_probing_steps_as_sgd_with_momentum():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    options = Optimization(optimizer="sgd", warmup_epochs=0, weight_decay=0.0)
+    optimizer = configure([{"params": [weight], "weight_decay": 0.0}], options, 0.1, 1000)["optimizer"]
+    for _ in range(2):
+        weight.grad = torch.tensor([1.0])
+        optimizer.step()
+    assert float(weight.detach()) == pytest.approx(1 - 0.1 - 0.1 * 1.9)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("base_lr", 0.0), ("layer_decay", 0.0), ("layer_decay", 1.5)])
+def test_values_without_sense_are_refused_by_key(name, value):
+    with pytest.raises(UserError, match=f"optimization.{name} {value:g}"):
+        Optimization(**{name: value})
