@@ -65,13 +65,13 @@ def test_files_that_are_no_encoders_are_refused_by_name(tmp_path):
     torch.save({"x": 1}, tmp_path / "other.ckpt")
     torch.save([1], tmp_path / "list.ckpt")
     (tmp_path / "broken.ckpt").write_bytes(b"PK no zip")
-    with pytest.raises(UserError, match="foreign.safetensors: has no 'arl_encoder' header; name an adapter"):
+    with pytest.raises(UserError, match=r"foreign.safetensors: has no 'arl_encoder' header; name an adapter"):
         read_encoder(foreign)
-    with pytest.raises(UserError, match="broken.safetensors: not a readable safetensors file"):
+    with pytest.raises(UserError, match=r"broken.safetensors: not a readable safetensors file"):
         read_encoder(broken)
-    with pytest.raises(UserError, match="missing.safetensors: no such file"):
+    with pytest.raises(UserError, match=r"missing.safetensors: no such file"):
         read_encoder(tmp_path / "missing.safetensors")
-    with pytest.raises(UserError, match="other.ckpt: not a checkpoint of `arl pretrain`"):
+    with pytest.raises(UserError, match=r"other.ckpt: not a checkpoint of `arl pretrain`"):
         encoder_of_checkpoint(tmp_path / "other.ckpt", "teacher")
     for name, reason in (("list", "holds no dictionary"), ("broken", "not a readable"), ("missing", "no such")):
         with pytest.raises(UserError, match=f"{name}.ckpt: {reason}"):

@@ -1,9 +1,12 @@
 """Exchanges between all ranks; in a single process each returns its input, tensors detached."""
 
+import os
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # what torchrun, Lightning and Slurm tell each process
 
 
 def world_size() -> int:
@@ -44,5 +47,7 @@ def gather_rows(rows: Any) -> list[Any]:
 
 
 def is_first_rank() -> bool:
-    """Return whether this process writes and speaks for all."""
-    return world_size() == 1 or dist.get_rank() == 0
+    """Return whether this process writes and speaks for all, also before the process group runs."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return int(next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0")) == 0

@@ -48,7 +48,8 @@ def test_two_classes_without_the_listed_faults_are_the_default(whole):
     assert (listing.classes, listing.positive) == (("benign", "malignant"), "malignant")
     assert listing.structures == ("lesion",)
     note = (
-        "left out as busi_faults.csv lists them: 17 conflicting labels, 125 duplicates; --options.faults keep keeps them"
+        "left out as busi_faults.csv lists them: 17 conflicting labels, 125 duplicates; --options.faults keep keeps"
+        " them"
     )
     assert listing.findings == (Finding(whole, "note", note),)
     left_out = listed_faults()["duplicate"] | listed_faults()["conflict"]
