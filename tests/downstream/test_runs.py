@@ -115,9 +115,9 @@ def test_neighbours_tell_bright_from_dark(table, tmp_path):
     assert results_of(out)["extra"]["k"] == 5
 
 
-def test_pixels_are_a_baseline_without_a_network(table, tmp_path):
-    more = ["--checkpoint", "pixels", "--optimization.optimizer", "lbfgs", "--augment.enabled", "false"]
-    out = run("probe", words(table, tmp_path / "pixels", *more))
+@pytest.mark.parametrize("more", [["--optimization.optimizer", "lbfgs", "--augment.enabled", "false"], []])
+def test_pixels_are_a_baseline_without_a_network(table, tmp_path, more):
+    out = run("probe", words(table, tmp_path / "pixels", "--checkpoint", "pixels", *more))
     assert results_of(out)["extra"]["model"] == "pixels"
     assert results_of(out)["metrics"]["auroc"]["value"] > 0.95
 

@@ -101,7 +101,8 @@ class Classifier(pl.LightningModule):
         """Group the weights by block and schedule their rates."""
         trainer = self.trainer
         peak = peak_learning_rate(self.optimization, self.batch_size * trainer.world_size)
-        groups = parameter_groups(self.backbone.network, self.head, self.optimization)
+        encoder = None if self.frozen else self.backbone.network
+        groups = parameter_groups(encoder, self.head, self.optimization)
         steps = max(1, int(trainer.estimated_stepping_batches) // self.optimization.epochs)
         return dict(configure(groups, self.optimization, peak, steps))
 

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import yaml
 
-from arl_lightning.data.wording import count
 from arl_lightning.distributed.collectives import is_first_rank
 from arl_lightning.downstream import protocols
 from arl_lightning.downstream.encoders import PIXELS
 from arl_lightning.downstream.material import Material, open_material
 from arl_lightning.downstream.recipe import ProtocolName, Recipe
+from arl_lightning.downstream.reports import end_report, start_report
 from arl_lightning.downstream.run_info import run_info
 from arl_lightning.downstream.segmenting import segment
 from arl_lightning.downstream.trials import Trial, trials
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.results import evaluate, write_run
-from arl_lightning.evaluation.schema import FILE, read_results
+from arl_lightning.evaluation.schema import FILE
 from arl_lightning.evaluation.summary_report import write_summary
-from arl_lightning.evaluation.wording import interval_text, metric_name
 
 NUM_RESAMPLES = 2000
 RECIPE = "recipe.yaml"
@@ -83,7 +82,10 @@ def run_recipe(name: ProtocolName, protocol: Protocol, recipe: Recipe, say: Call
             continue
         protocol.run(material, trial, place)
     if is_first_rank():
-        say(end_report(folder, material, planned))
+        if len(planned) > 1:
+            say(f"{write_summary(folder, NUM_RESAMPLES)}\nall numbers     {folder / 'summary.json'}")
+        else:
+            say(end_report(folder, material.task.metrics))
 
 
 def refuse_other_run(folder: Path, name: ProtocolName, recipe: Recipe) -> None:
@@ -107,42 +109,6 @@ def write_recipe(folder: Path, name: ProtocolName, recipe: Recipe) -> None:
     temporary = folder / f"{RECIPE}.tmp"
     temporary.write_text(yaml.safe_dump({"protocol": name, **recipe.plain()}, sort_keys=False), encoding="utf-8")
     temporary.replace(folder / RECIPE)
-
-
-def start_report(material: Material, planned: list[Trial], name: ProtocolName) -> str:
-    """Say what is about to be trained, on what."""
-    recipe, split, listing = material.recipe, planned[0].split, material.listing
-    cases = [listing.cases[place] for part in (split.train, split.val, split.test) for place in part]
-    patients = len({case.patient for case in cases if case.patient is not None})
-    known = count(patients, "patient") if patients else "patients unknown"
-    sizes = ", ".join(f"{part} {len(getattr(split, part)):,}" for part in ("train", "val", "test"))
-    told = f"told '{material.anatomy}'" if material.conditioned else "not conditioned"
-    lines = [
-        f"task            {recipe.task}: {', '.join(listing.classes or listing.structures)}",
-        f"cases           {sizes} ({known}; split {planned[0].split_hash})",
-        f"encoder         {material.origin.model} at {material.image_size} px from {recipe.checkpoint}, {told}",
-        f"protocol        {name}, {count(len(planned), 'training')}",
-    ]
-    lines += [f"note            {finding.path}: {finding.reason}" for finding in material.notes[:5]]
-    if len(material.notes) > 5:
-        lines.append(f"                and {len(material.notes) - 5} more: arl tasks check {recipe.task} lists them")
-    return "\n".join(lines)
-
-
-def end_report(folder: Path, material: Material, planned: list[Trial]) -> str:
-    """Say what came out, and where it lies."""
-    if len(planned) > 1:
-        return f"{write_summary(folder, NUM_RESAMPLES)}\nall numbers     {folder / 'summary.json'}"
-    results = read_results(folder)
-    shown = [name for name in material.task.metrics if name in results["metrics"]] or list(results["metrics"])
-    lines = []
-    for metric in shown:
-        found = results["metrics"][metric]
-        lines.append(f"{metric_name(metric):15} {interval_text(found['value'], found['low'], found['high'], metric)}")
-    lines.append(f"{'':15} {dict(results).get('grouping', '')}")
-    lines.append(f"results         {folder / FILE}")
-    lines.append(f"figures         {folder / 'figures'}")
-    return "\n".join(lines)
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {

@@ -20,18 +20,21 @@ def peak_learning_rate(options: Optimization, global_batch: int) -> float:
     return options.base_lr * global_batch / REFERENCE_BATCH if options.scale_lr else options.base_lr
 
 
-def parameter_groups(encoder: nn.Module, head: nn.Module, options: Optimization) -> list[dict[str, Any]]:
+def parameter_groups(encoder: nn.Module | None, head: nn.Module, options: Optimization) -> list[dict[str, Any]]:
     """Group trained parameters by block and by weight decay.
 
     Args:
-        encoder: timm's; block i of n has the rate times `layer_decay ** (n - i)`, the embedding `layer_decay ** n`.
+        encoder: timm's, None where it is frozen; block i of n has the rate times `layer_decay ** (n - i)`, the
+            embedding `layer_decay ** n`.
         head: What stands on it, at the full rate.
         options: The recipe's.
 
     Returns:
         Groups with `lr_scale`, which `configure` multiplies the rate with.
     """
-    groups = param_groups_layer_decay(encoder, options.weight_decay, NO_DECAY, layer_decay=options.layer_decay)
+    groups: list[dict[str, Any]] = []
+    if encoder is not None:
+        groups = param_groups_layer_decay(encoder, options.weight_decay, NO_DECAY, layer_decay=options.layer_decay)
     for decays in (True, False):
         params = [p for p in head.parameters() if p.requires_grad and (p.ndim > 1) == decays]
         if params:
