@@ -121,5 +121,7 @@ def test_weights_that_the_hub_does_not_give_are_told_with_the_way_out(monkeypatc
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"timm:vit_tiny_patch16_224: its weights could not be fetched .*no route.*adapter"):
+    with pytest.raises(
+        UserError, match=r"timm:vit_tiny_patch16_224: its weights could not be fetched .*no route.*adapter"
+    ):
         open_backbone("timm:vit_tiny_patch16_224", Encoder(), None)

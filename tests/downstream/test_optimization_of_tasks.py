@@ -48,7 +48,12 @@ def test_each_block_has_the_next_ones_rate_times_the_decay_and_every_weight_is_i
 
 def test_appendix_b_is_the_default_of_fine_tuning():
     options = Optimization()
-    assert (options.optimizer, options.base_lr, options.betas, options.warmup_epochs) == ("adamw", 1e-3, (0.9, 0.999), 5)
+    assert (options.optimizer, options.base_lr, options.betas, options.warmup_epochs) == (
+        "adamw",
+        1e-3,
+        (0.9, 0.999),
+        5,
+    )
     optimizer = configure([{"params": [nn.Parameter(torch.zeros(1))]}], options, 1e-3, 10)["optimizer"]
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
@@ -64,7 +69,9 @@ def test_linear_probing_steps_as_sgd_with_momentum():
     assert float(weight.detach()) == pytest.approx(1 - 0.1 - 0.1 * 1.9)
 
 
-@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("base_lr", 0.0), ("layer_decay", 0.0), ("layer_decay", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 0), ("base_lr", 0.0), ("layer_decay", 0.0), ("layer_decay", 1.5)]
+)
 def test_values_without_sense_are_refused_by_key(name, value):
     with pytest.raises(UserError, match=f"optimization.{name} {value:g}"):
         Optimization(**{name: value})

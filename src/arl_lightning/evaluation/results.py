@@ -238,7 +238,7 @@ def _calibration(test: Predictions, num_resamples: int, seed: int, level: float)
 def _delong(test: Predictions, level: float) -> Estimate | None:
     if test.positive is None:
         return None
-    found = delong(test.labels == test.positive, test.positive_scores(), test.groups(), level)
+    found = delong(test.labels == test.positive, test.positive_scores(), test.groups(), level, "logit")
     return {"value": found.auroc, "low": found.low, "high": found.high}
 
 
