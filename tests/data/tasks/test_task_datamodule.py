@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import cv2
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -133,6 +134,19 @@ def test_the_pixels_depend_on_seed_and_epoch_and_not_on_workers() -> None:
         }
     both = seen[0].keys() & seen[1].keys()
     assert sum(torch.equal(seen[0][place], seen[1][place]) for place in both) < len(both) / 4
+
+
+def test_workers_start_while_this_process_has_idle_threads_of_opencv() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (9, 9), 2)
+        time.sleep(0.1)  # by then they wait, and do not spin
+        loader = datamodule(num_workers=1).val_dataloader()
+        loader.loader.timeout = 20
+        assert len(batches(loader)) == 1
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_a_balanced_epoch_draws_all_classes_equally_often_and_a_class_in_rounds() -> None:

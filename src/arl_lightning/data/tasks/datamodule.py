@@ -268,4 +268,4 @@ def _rank() -> int:
 
 
 def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # 1 would wait for ever for idle threads of the process that this one was forked from
