@@ -129,7 +129,7 @@ def open_material(recipe: Recipe, with_masks: bool, show_progress: bool = True) 
     anatomy = _anatomy(recipe, task, backbone.vocabulary)
     listing = _wanted(task.listing(), recipe.task, with_masks)
     side = round(CROP_MARGIN * image_size)
-    released = recipe.folds is None and recipe.split.source != "drawn"
+    released = recipe.folds is None and recipe.splitting.source != "drawn"
 
     def decode(cases: Listing) -> tuple[CaseImages, list[Finding]]:
         keep_gb = recipe.loading.keep_gb

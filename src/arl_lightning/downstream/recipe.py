@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arl_lightning.data.tasks.datamodule import Loading
+from arl_lightning.data.tasks.open import PHANTOM
 from arl_lightning.data.tasks.splits import SplitOptions
 from arl_lightning.data.tasks.transforms import Augment
 from arl_lightning.downstream.encoders import NONE
@@ -15,6 +16,7 @@ from arl_lightning.errors import UserError
 
 ProtocolName = Literal["finetune", "probe", "knn", "segment"]
 
+PHANTOM_TEST, PHANTOM_VAL = 0.3, 0.2
 RESULT_KEYS = ("out", "overwrite")  # where a run lies does not change what it is
 
 
@@ -74,6 +76,14 @@ class Recipe:
                 raise UserError(f"{name} {list(values)}: name at least one, each once")
         if self.folds is not None and len(self.fraction) > 1:
             raise UserError("folds and fraction: give several of one only")
+
+    @property
+    def splitting(self) -> SplitOptions:
+        """How cases are split: phantoms, too few for the sizes of the real set, by shares."""
+        if self.root != PHANTOM:
+            return self.split
+        shares = {"test": min(self.split.test, PHANTOM_TEST), "val": min(self.split.val, PHANTOM_VAL)}
+        return dataclasses.replace(self.split, **shares)
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON holds it, without what does not change the numbers."""

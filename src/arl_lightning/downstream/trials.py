@@ -36,10 +36,10 @@ def trials(cases: Sequence[Case], recipe: Recipe) -> list[Trial]:
         UserError: If the cases cannot be split as asked for.
     """
     if recipe.folds is None:
-        splits = [split_cases(cases, recipe.split)]
+        splits = [split_cases(cases, recipe.splitting)]
         whole = split_hash(cases, splits[0])
     else:
-        splits = split_folds(cases, recipe.folds, recipe.split)
+        splits = split_folds(cases, recipe.folds, recipe.splitting)
         whole = split_hash(cases, Split((), (), tuple(range(len(cases)))))
     return [
         Trial(
