@@ -51,11 +51,11 @@ def test_a_picture_is_recognised_in_another_format_and_in_colour(tmp_path: Path,
 
 
 def test_one_picture_in_two_parts_names_the_file_outside_the_test_part() -> None:
-    cases = [case("a", split="test"), case("b", split="train"), case("c", split="val"), case("d", split="test")]
+    cases = [case("a", split="train"), case("b", split="test"), case("c", split="val"), case("d", split="test")]
     pictures = dict.fromkeys(range(4), b"x")
     findings = duplicate_findings(cases, pictures)
     assert [(str(each.path), each.kind) for each in findings] == [
-        ("/set/b", "inconsistent"),
+        ("/set/a", "inconsistent"),
         ("/set/c", "inconsistent"),
         ("/set/d", "note"),
     ]
@@ -195,6 +195,8 @@ def test_without_data_the_command_says_where_to_get_it() -> None:
 def test_findings_that_cannot_be_written_are_a_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--list .*No such file or directory"):
         write_findings(tmp_path / "nowhere/found.csv", [])
+    with pytest.raises(UserError, match=r"^--list .*nowhere/found\.csv: no such folder"):
+        tasks_check("busi", tmp_path, list=tmp_path / "nowhere/found.csv")
 
 
 def test_a_tasks_own_options_are_typed_and_unknown_ones_refused() -> None:

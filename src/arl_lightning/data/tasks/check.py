@@ -57,6 +57,8 @@ def tasks_check(
             advice=f"then name its folder: arl tasks check {task} --root DIR, or your own images: --table FILE"
             " (--root phantom draws made-up images)",
         )
+    if list is not None and not list.parent.is_dir():  # before every image is decoded
+        raise UserError(f"--list {list}: no such folder; make it, or choose another file")
     report = check_task(open_task(task, root, table, typed_options(task, options or {})), masks)
     if list is not None:
         write_findings(list, report.findings)
