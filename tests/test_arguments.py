@@ -171,3 +171,21 @@ def test_a_note_stands_behind_the_message_about_its_option_alone():
 )
 def test_types_are_said_in_words(kind, said):
     assert wanted(kind) == said
+
+
+@positional("inputs", anywhere=True)
+def look(inputs: list[Path], run: str = "", flag: bool = False, many: list[int] = []) -> tuple:  # noqa: B006
+    return inputs, run, flag, many
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a", "b", "--run", "r", "--flag", "--many", "1", "2"],
+        ["--run", "r", "a", "b", "--flag", "--many", "1", "2"],
+        ["--many", "1", "2", "--run=r", "a", "--flag", "b"],
+        ["--flag", "true", "a", "b", "--run", "r", "--many=[1, 2]"],
+    ],
+)
+def test_words_may_stand_behind_options_that_take_one(words):
+    assert call(look, "arl look", words) == ([Path("a"), Path("b")], "r", True, [1, 2])

@@ -20,6 +20,8 @@ import torch
 from arl_lightning.cli import COMMANDS, Command, main
 from arl_lightning.data.packing.command import pack_sources
 from arl_lightning.data.sources.registry import SOURCES, source_class
+from arl_lightning.downstream.experiment import PROTOCOLS
+from arl_lightning.downstream.recipe import Recipe
 
 PACK_OPTIONS = [name for name in inspect.signature(pack_sources).parameters if name != "options"]
 
@@ -224,9 +226,9 @@ def test_help_names_every_parameter(words, capsys):
     said = capsys.readouterr().out
     command = COMMANDS[words]
     function = getattr(import_module(f"arl_lightning.{command.module}"), command.function)
-    names = {"pretrain": ["config", "ckpt_path", "data.shards", "run.folder"], "shards_pack": PACK_OPTIONS}.get(
-        command.function, list(inspect.signature(function).parameters)
-    )
+    known = {"pretrain": ["config", "ckpt_path", "data.shards", "run.folder"], "shards_pack": PACK_OPTIONS}
+    known |= {name: ["config", *inspect.signature(Recipe).parameters] for name in PROTOCOLS}
+    names = known.get(command.function, list(inspect.signature(function).parameters))
     assert [name for name in names if not re.search(rf"(--|\[|^  ){name}\b", said, re.IGNORECASE | re.MULTILINE)] == []
 
 

@@ -41,11 +41,17 @@ def new_parser(program: str, function: Callable[..., Any]) -> "CommandParser":
     return CommandParser(prog=program, usage=usage, exit_on_error=False, allow_abbrev=False)
 
 
-def positional(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a function's parameters that words before the first option belong to; a list takes all that are left."""
+def positional(*names: str, anywhere: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a function's parameters that words before the first option belong to; a list takes all that are left.
+
+    Args:
+        names: The parameters.
+        anywhere: Give the last of them, a list, also the words behind an option that takes one.
+    """
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
         function.__dict__["positional"] = names
+        function.__dict__["takes_rest"] = anywhere
         return function
 
     return mark
@@ -213,7 +219,26 @@ def normalised(
     for function in functions:
         kinds = kinds_of(function) | kinds
         names += positional_of(function)
-    return list(_rewritten(list(arguments), kinds, names))
+    words = list(arguments)
+    if any(function.__dict__.get("takes_rest", False) for function in functions):
+        words = _words_first(words, kinds)
+    return list(_rewritten(words, kinds, names))
+
+
+def _words_first(arguments: list[str], kinds: dict[str, Any]) -> list[str]:
+    """Move words behind an option that takes one, or none, to the front."""
+    front, options = _words(arguments, 0), []
+    at = len(front)
+    while at < len(arguments):
+        option = arguments[at]
+        words = _words(arguments, at + 1)
+        kind = kinds.get(option.partition("=")[0].removeprefix("--").replace("-", "_"))
+        flag = kind is bool and words[:1] not in (["true"], ["false"])
+        own = len(words) if _is(kind, list, tuple, dict) else 0 if "=" in option or flag else 1
+        options += [option, *words[:own]]
+        front += words[own:]
+        at += 1 + len(words)
+    return front + options
 
 
 def _rewritten(arguments: list[str], kinds: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:

@@ -62,7 +62,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("knn",): Command("downstream.command", "knn", "classify by the nearest features", parses=True, trains=True),
     ("segment",): Command("downstream.command", "segment", "train UPerNet on a task's masks", parses=True, trains=True),
     ("compare",): Command("evaluation.compare", "compare", "test in pairs whether runs differ, and by how much"),
-    ("summary",): Command("evaluation.summary_report", "show_summary", "show what seeds, folds and shares of the labels gave"),
+    ("summary",): Command("evaluation.summary_report", "show_summary", "show what seeds, folds and label shares gave"),
     ("predict",): Command("downstream.predict", "predict", "say what a trained run makes of your images"),
     ("tasks", "check"): Command("data.tasks.check", "tasks_check", "find what is wrong with a task's files, by name"),
     ("shards", "pack"): Command(

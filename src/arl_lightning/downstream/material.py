@@ -16,6 +16,7 @@ from arl_lightning.data.tasks.images import CaseImages, prepare
 from arl_lightning.data.tasks.open import open_task
 from arl_lightning.data.tasks.splits import Split
 from arl_lightning.data.tasks.task import Task
+from arl_lightning.distributed.collectives import is_first_rank
 from arl_lightning.downstream.encoders import Backbone, Origin, open_backbone
 from arl_lightning.downstream.inference import Scored
 from arl_lightning.downstream.recipe import Recipe
@@ -118,7 +119,7 @@ class Material:
         )
 
 
-def open_material(recipe: Recipe, with_masks: bool, show_progress: bool = True) -> Material:
+def open_material(recipe: Recipe, with_masks: bool) -> Material:
     """Open the encoder first, which is quick, then list and decode the task's cases.
 
     Raises:
@@ -128,17 +129,18 @@ def open_material(recipe: Recipe, with_masks: bool, show_progress: bool = True) 
     backbone, origin, image_size = open_backbone(recipe.checkpoint, recipe.encoder, recipe.loading.image_size)
     anatomy = _anatomy(recipe, task, backbone.vocabulary)
     listing = _wanted(task.listing(), recipe.task, with_masks)
-    side = round(CROP_MARGIN * image_size)
-    released = recipe.folds is None and recipe.splitting.source != "drawn"
-
-    def decode(cases: Listing) -> tuple[CaseImages, list[Finding]]:
-        keep_gb = recipe.loading.keep_gb
-        return prepare(cases, side, backbone.in_chans, with_masks, keep_gb, show_progress, released)
-
-    images, findings = decode(listing)
+    images, findings = prepare(
+        listing,
+        round(CROP_MARGIN * image_size),
+        backbone.in_chans,
+        with_masks,
+        recipe.loading.keep_gb,
+        show_progress=is_first_rank(),
+        released=recipe.folds is None and recipe.splitting.source != "drawn",
+    )
     if damaged := refuse_damage(findings, recipe.task, recipe.skip_damaged):
         listing = without_damage(listing, damaged)
-        images, findings = decode(listing)
+        images, findings = images.restricted(listing), [each for each in findings if not each.stops]
     return Material(
         recipe,
         task,

@@ -25,7 +25,7 @@ from arl_lightning.downstream.predict_table import MEAN, Row, table, write_csv
 from arl_lightning.errors import UserError
 
 
-@positional("inputs")
+@positional("inputs", anywhere=True)
 def predict(
     inputs: list[Path],
     checkpoint: Path,

@@ -82,8 +82,8 @@ class Recipe:
         """How cases are split: phantoms, too few for the sizes of the real set, by shares."""
         if self.root != PHANTOM:
             return self.split
-        shares = {"test": min(self.split.test, PHANTOM_TEST), "val": min(self.split.val, PHANTOM_VAL)}
-        return dataclasses.replace(self.split, **shares)
+        test, val = min(self.split.test, PHANTOM_TEST), min(self.split.val, PHANTOM_VAL)
+        return dataclasses.replace(self.split, test=test, val=val)
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON holds it, without what does not change the numbers."""

@@ -145,7 +145,8 @@ class Busi:
         dropped = [left_out[case.path.name] for case in cases if case.path.name in left_out]
         if dropped:
             counts = ", ".join(count(dropped.count(fault), fault) for fault in sorted(set(dropped)))
-            options = " ".join(f"--options.{name} keep" for name in ("faults", "axilla") if getattr(self, name) == "drop")
+            dropping = [name for name in ("faults", "axilla") if getattr(self, name) == "drop"]
+            options = " ".join(f"--options.{name} keep" for name in dropping)
             findings.append(Finding(root, "note", f"left out as {FAULTS} lists them: {counts}; {options} keeps them"))
         return [case for case in cases if case.path.name not in left_out]
 

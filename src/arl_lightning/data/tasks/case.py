@@ -6,6 +6,7 @@ from typing import Literal
 
 SplitName = Literal["train", "val", "test"]
 FindingKind = Literal["missing", "unreadable", "inconsistent", "note"]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Case:
         video: Identifies the clip within the task, None for a still.
         frame: Index of the frame in its clip, from 0; None for a still.
         masks: Files of its mask, united where there are several.
-        outline: Its mask as a closed polygon of (x, y) in pixels of the image, instead of files.
+        outline: Its mask as a closed polygon of (x, y) in pixels of the file, instead of files.
+        box: The part of the picture, in pixels of the file, that alone is the image; None for all of it. Masks and the
+            outline are those of the whole picture.
     """
 
     key: str
@@ -33,6 +36,7 @@ class Case:
     frame: int | None = None
     masks: tuple[Path, ...] = ()
     outline: tuple[tuple[float, float], ...] | None = None
+    box: Box | None = None
 
     @property
     def has_mask(self) -> bool:

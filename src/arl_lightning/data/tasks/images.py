@@ -1,7 +1,7 @@
 """Decodes a task's cases once: finds what cannot be used, and keeps the pixels in memory where they fit.
 
 H, W of an image scaled so that its shorter side is at most `side`; a mask is uint8 (H, W), 0 for background, k for
-structure k.
+structure k. The image of a case with a box is the part of the picture within.
 """
 
 import sys
@@ -22,7 +22,15 @@ from arl_lightning.data.shards.sample import Rejected
 from arl_lightning.data.tasks.case import Finding, Listing
 from arl_lightning.data.tasks.consistency import duplicate_findings, listing_findings
 from arl_lightning.data.tasks.masks import read_mask
-from arl_lightning.data.tasks.pixels import picture_hash, read_images, scaled_image, scaled_mask
+from arl_lightning.data.tasks.pixels import (
+    box_fault,
+    part_of,
+    part_size,
+    picture_hash,
+    read_images,
+    scaled_image,
+    scaled_mask,
+)
 from arl_lightning.data.wording import human_size
 from arl_lightning.errors import UserError
 
@@ -52,7 +60,7 @@ class CaseImages:
         listing: The cases, and the structures that masks show.
         side: Most pixels of an image's shorter side; an image is never enlarged.
         in_chans: 1 for grey or 3 for RGB.
-        native_sizes: Height and width of each readable image's file.
+        file_sizes: Height and width of each readable image's file, whatever part of it is the case's.
         kept: What is in memory, by place; None decodes at each call.
 
     Raises:
@@ -64,7 +72,7 @@ class CaseImages:
         listing: Listing,
         side: int,
         in_chans: int,
-        native_sizes: dict[int, tuple[int, int]],
+        file_sizes: dict[int, tuple[int, int]],
         kept: dict[int, Decoded] | None,
     ) -> None:
         if in_chans not in (1, 3):
@@ -72,11 +80,16 @@ class CaseImages:
         self.listing = listing
         self.side = side
         self.in_chans = in_chans
-        self.native_sizes = native_sizes
+        self.file_sizes = file_sizes
         self.kept = kept
 
     def __len__(self) -> int:
         return len(self.listing.cases)
+
+    @property
+    def native_sizes(self) -> dict[int, tuple[int, int]]:
+        """Height and width of each readable image before scaling, by place."""
+        return {place: self.native_size(place) for place in self.file_sizes}
 
     @property
     def num_bytes(self) -> int:
@@ -97,28 +110,29 @@ class CaseImages:
         return scaled_mask(self.native_mask(place), self.side) if kept is None else kept
 
     def native_mask(self, place: int) -> np.ndarray:
-        """Return a mask at its file's own size, uint8."""
+        """Return a mask at its image's size before scaling, uint8."""
         size = self.native_size(place)
         packed = None if self.kept is None else self.kept[place].native_mask
         if packed is not None:
             return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(size)
         case = self.listing.cases[place]
-        mask, findings = read_mask(case, len(self.listing.structures), size)
+        mask, findings = read_mask(case, len(self.listing.structures), self.file_sizes[place])
         if mask is None:
             raise UserError(f"{findings[0].path}: {findings[0].reason}")
         return mask
 
     def native_size(self, place: int) -> tuple[int, int]:
-        """Return the height and width of an image's file."""
-        if place not in self.native_sizes:
-            raise UserError(f"{self.listing.cases[place].path}: cannot be read; mend it or leave it out")
-        return self.native_sizes[place]
+        """Return the height and width of an image before scaling: its file's, or its box's."""
+        case = self.listing.cases[place]
+        if place not in self.file_sizes:
+            raise UserError(f"{case.path}: cannot be read; mend it or leave it out")
+        return part_size(self.file_sizes[place], case.box)
 
     def restricted(self, listing: Listing) -> "CaseImages":
         """Return the images of some of the cases, by their places in another listing; nothing is decoded again."""
         old = {case.key: place for place, case in enumerate(self.listing.cases)}
         pairs = [(place, old[case.key]) for place, case in enumerate(listing.cases)]
-        sizes = {new: self.native_sizes[place] for new, place in pairs if place in self.native_sizes}
+        sizes = {new: self.file_sizes[place] for new, place in pairs if place in self.file_sizes}
         kept = self.kept and {new: self.kept[place] for new, place in pairs if place in self.kept}
         return CaseImages(listing, self.side, self.in_chans, sizes, kept)
 
@@ -127,7 +141,7 @@ class CaseImages:
         for _, image in read_images(case.path, [case]):
             if isinstance(image, Rejected):
                 raise UserError(f"{image.path}: {image.reason}; it could be read before")
-            return scaled_image(image, self.side, self.in_chans)
+            return scaled_image(part_of(image, case.box), self.side, self.in_chans)
         raise AssertionError("a case has one image")
 
 
@@ -164,7 +178,7 @@ def prepare(
                 bar.update(len(results))
         finally:
             pool.shutdown(cancel_futures=True)
-    images = CaseImages(listing, side, in_chans, decoding.native_sizes, decoding.kept)
+    images = CaseImages(listing, side, in_chans, decoding.file_sizes, decoding.kept)
     if decoding.kept is None and show_progress:
         need = human_size(decoding.estimate)
         tqdm.write(f"images take about {need} decoded, keep_gb allows {keep_gb:g} GB: decoded at each use", sys.stderr)
@@ -195,7 +209,7 @@ class _Result:
     place: int
     findings: list[Finding]
     decoded: Decoded | None = None
-    native_size: tuple[int, int] = (0, 0)
+    file_size: tuple[int, int] = (0, 0)
     picture: bytes = b""
 
 
@@ -206,7 +220,7 @@ class _Decoding:
         self.cases, self.num_structures = listing.cases, len(listing.structures)
         self.side, self.in_chans, self.with_masks, self.max_bytes = side, in_chans, with_masks, max_bytes
         self.kept: dict[int, Decoded] | None = {}
-        self.native_sizes: dict[int, tuple[int, int]] = {}
+        self.file_sizes: dict[int, tuple[int, int]] = {}
         self.pictures: dict[int, bytes] = {}
         self.findings: list[Finding] = []
         self._num_files = self._num_bytes = self._num_decoded = 0
@@ -241,6 +255,10 @@ class _Decoding:
 
     def _result(self, place: int, image: np.ndarray) -> _Result:
         case, size = self.cases[place], (image.shape[0], image.shape[1])
+        fault = box_fault(case.box, size)
+        if fault is not None:
+            return _Result(place, [Finding(case.path, "inconsistent", f"{case.key}: {fault}")])
+        image = part_of(image, case.box)
         scaled, picture = scaled_image(image, self.side, self.in_chans), picture_hash(image)
         findings = [] if picture else [Finding(case.path, "note", f"{case.key} is blank")]
         mask, packed = None, None
@@ -258,7 +276,7 @@ class _Decoding:
             self.findings += result.findings
             if result.decoded is None:
                 continue
-            self.native_sizes[result.place], self.pictures[result.place] = result.native_size, result.picture
+            self.file_sizes[result.place], self.pictures[result.place] = result.file_size, result.picture
             self._num_bytes += result.decoded.num_bytes
             self._num_decoded += 1
             if self.kept is not None:

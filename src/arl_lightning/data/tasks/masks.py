@@ -1,6 +1,6 @@
 """Reads what a mask shows: files of pixels or an outline, as uint8 with 0 for background and k for structure k.
 
-S structures; a mask is uint8 (H, W) at the image's own size.
+S structures; a mask is uint8 (H, W) at the image's own size, that of the case's box where it has one.
 """
 
 import math
@@ -20,6 +20,7 @@ from arl_lightning.data.media import (
     refuse_machine_failure,
 )
 from arl_lightning.data.tasks.case import Case, Finding
+from arl_lightning.data.tasks.pixels import part_of
 
 WHITE = 128  # of 255: the least value of a structure, above what JPEG and resampling leave around a black background
 NO_MASK = "has no mask; leave it out of a segmentation"
@@ -30,12 +31,13 @@ def read_mask(case: Case, num_structures: int, size: tuple[int, int]) -> tuple[n
     """Read a case's mask, uint8 (H, W); None where it cannot be used.
 
     With one structure a pixel belongs to it from 128 on, or above 0 in a file whose highest value is 1. With several,
-    value k is structure k. A pixel of several files belongs to the highest of their values.
+    value k is structure k. A pixel of several files belongs to the highest of their values. Of a case with a box the
+    part within is returned, read as the whole is.
 
     Args:
         case: Names the files, or the outline.
         num_structures: S; 1 where the task names none.
-        size: Height and width of the image.
+        size: Height and width of the whole picture.
     """
     if not case.has_mask:
         return None, [Finding(case.path, "missing", NO_MASK)]
@@ -50,7 +52,8 @@ def read_mask(case: Case, num_structures: int, size: tuple[int, int]) -> tuple[n
             np.maximum(united, mask, out=united)
     if findings:
         return None, findings
-    return united, [] if united.any() else [Finding(case.masks[0], "note", "empty mask: it shows no structure")]
+    mask, where = part_of(united, case.box), "" if case.box is None else f" within the box of {case.key}"
+    return mask, [] if mask.any() else [Finding(case.masks[0], "note", f"empty mask: it shows no structure{where}")]
 
 
 def read_mask_file(path: Path, num_structures: int, size: tuple[int, int]) -> np.ndarray | Finding:
@@ -114,7 +117,7 @@ def _read_outline(case: Case, size: tuple[int, int]) -> tuple[np.ndarray | None,
     outline = case.outline or ()
     if len(outline) < 3 or not all(math.isfinite(number) for point in outline for number in point):
         return None, [Finding(case.path, "inconsistent", f"outline of {case.key} is not a polygon of finite numbers")]
-    mask = fill_outline(outline, size)
+    mask = part_of(fill_outline(outline, size), case.box)
     return mask, [] if mask.any() else [Finding(case.path, "note", f"outline of {case.key} lies outside the image")]
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from arl_lightning.data.media import CLIP_SUFFIXES, decode_image
+from arl_lightning.data.media import CLIP_SUFFIXES, MIN_SIDE, decode_image
 from arl_lightning.data.shards.sample import Rejected
-from arl_lightning.data.tasks.case import Case
+from arl_lightning.data.tasks.case import Box, Case
 from arl_lightning.data.tasks.frames import read_frames
 
 BLANK = 2.0  # grey levels of standard deviation of an image without content
@@ -33,6 +33,31 @@ def read_images(path: Path, cases: Sequence[Case]) -> Iterator[tuple[int, np.nda
             yield 0, read
             return
         yield from ((place, read[1]) for place in places[read[0]])
+
+
+def box_fault(box: Box | None, size: tuple[int, int]) -> str | None:
+    """Say what is wrong with a box in a picture of some height and width; a part must be as large as an image."""
+    if box is None:
+        return None
+    (x0, y0, x1, y1), (height, width) = box, size
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        return f"box {x0}, {y0}, {x1}, {y1} is not within the {width}x{height} pixels of the picture; correct it"
+    if min(x1 - x0, y1 - y0) < MIN_SIDE:
+        return f"box of {x1 - x0}x{y1 - y0} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed; enlarge it"
+    return None
+
+
+def part_of(pixels: np.ndarray, box: Box | None) -> np.ndarray:
+    """Return the part of an image or a mask within a box."""
+    if box is None:
+        return pixels
+    x0, y0, x1, y1 = box
+    return pixels[y0:y1, x0:x1].copy()  # a view would keep the whole in memory
+
+
+def part_size(size: tuple[int, int], box: Box | None) -> tuple[int, int]:
+    """Return the height and width of the part within a box of a picture of some height and width."""
+    return size if box is None else (box[3] - box[1], box[2] - box[0])
 
 
 def scaled_image(image: np.ndarray, side: int, in_chans: int) -> np.ndarray:
