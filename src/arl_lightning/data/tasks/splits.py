@@ -178,7 +178,8 @@ def _draw(
                 drawn += group
                 taken += len(group)
         if not taken and len(groups) >= PARTS_LEFT[part]:  # all are too large: no part must lack the class
-            drawn += min(groups, key=lambda group: len(group))
+            smallest: list[int] = min(groups, key=len)
+            drawn += smallest
     return tuple(sorted(drawn))
 
 
