@@ -189,5 +189,6 @@ def test_an_unknown_choice_is_refused(tmp_path):
 
 def test_its_fields_are_its_options(tmp_path):
     task: Task = Gbcu(tmp_path)
-    assert [field.name for field in dataclasses.fields(Gbcu)] == ["root", "table", "classes", "patients", "partial"]
+    names = ["root", "table", "classes", "patients", "crop", "margin", "partial"]
+    assert [field.name for field in dataclasses.fields(Gbcu)] == names
     assert (task.name, task.anatomy, task.metrics) == ("gbcu", "gallbladder", ("accuracy", "auroc"))

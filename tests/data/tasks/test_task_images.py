@@ -256,6 +256,84 @@ def test_an_outline_covers_the_pixels_under_it() -> None:
     assert fill_outline([(-5, -5), (3, -5), (3, 3), (-5, 3)], (9, 9)).sum() == 16
 
 
+@pytest.mark.parametrize("keep_gb", [4.0, 0.0])
+def test_a_box_is_the_image_and_its_masks_part(tmp_path: Path, keep_gb: float) -> None:
+    (whole,) = write_cases(tmp_path, 1, height=80, width=120)
+    pixels = np.asarray(Image.open(whole.path))
+    drawn = np.zeros((80, 120), np.uint8)
+    drawn[30:50, 100:] = 255
+    of_files = replace(whole, key="a", box=(40, 10, 110, 60), masks=(write_image(tmp_path / "mask.png", drawn),))
+    outlined = replace(of_files, key="b", masks=(), outline=((39.5, 20.5), (50.5, 20.5), (50.5, 30.5), (39.5, 30.5)))
+    images, findings = prepared(
+        [of_files, outlined, replace(whole, key="c", masks=of_files.masks)], with_masks=True, keep_gb=keep_gb
+    )
+    assert not stopping(findings)
+    np.testing.assert_array_equal(images.image(0), pixels[10:60, 40:110])
+    assert [images.native_size(place) for place in range(3)] == [(50, 70), (50, 70), (80, 120)]
+    assert images.native_sizes == {0: (50, 70), 1: (50, 70), 2: (80, 120)}
+    np.testing.assert_array_equal(images.native_mask(0), drawn[10:60, 40:110] // 255)
+    expected = np.zeros((50, 70), np.uint8)
+    expected[10:21, 0:11] = 1  # rounded in the file to 40..50 and 20..30, then moved by the box's corner
+    np.testing.assert_array_equal(images.native_mask(1), expected)
+    np.testing.assert_array_equal(images.native_mask(2), drawn // 255)
+    np.testing.assert_array_equal(images.restricted(Listing(images.listing.cases[1:])).image(0), images.image(1))
+
+
+def test_a_part_is_scaled_by_its_own_shorter_side(tmp_path: Path) -> None:
+    (case,) = write_cases(tmp_path, 1, height=80, width=120)
+    case = replace(case, box=(0, 0, 120, 64), outline=((0, 0), (120, 0), (120, 31), (0, 31)))
+    images, _ = prepared([case], side=32, with_masks=True)
+    assert images.image(0).shape == images.mask(0).shape == (32, 60)
+    assert images.mask(0)[:16].all()
+    assert not images.mask(0)[16:].any()
+
+
+def test_a_kept_part_does_not_keep_the_whole_in_memory(tmp_path: Path) -> None:
+    (case,) = write_cases(tmp_path, 1, height=80, width=120)
+    images, _ = prepared([replace(case, box=(0, 0, 120, 40))])
+    assert images.image(0).base is None
+    assert images.num_bytes == 40 * 120
+
+
+@pytest.mark.parametrize("box", [(0, 0, 49, 40), (0, -1, 48, 40), (40, 0, 8, 40), (0, 5, 48, 5)])
+def test_a_box_that_is_not_within_the_picture_is_found(tmp_path: Path, box: tuple[int, int, int, int]) -> None:
+    cases = write_cases(tmp_path, 4)
+    cases[2] = replace(cases[2], box=box)
+    images, findings = prepared(cases)
+    (found,) = stopping(findings)
+    assert (found.path, found.kind) == (cases[2].path, "inconsistent")
+    assert found.reason == f"002.png: box {str(box)[1:-1]} is not within the 48x40 pixels of the picture; correct it"
+    with pytest.raises(UserError, match=r"002\.png"):
+        images.image(2)
+
+
+def test_a_box_smaller_than_any_image_is_found(tmp_path: Path) -> None:
+    (case,) = write_cases(tmp_path, 1)
+    reasons = [found.reason for found in prepared([replace(case, box=(0, 0, 31, 40))])[1] if found.stops]
+    assert "000.png: box of 31x40 pixels; at least 32x32 are needed; enlarge it" in reasons
+
+
+def test_a_mask_that_shows_nothing_within_the_box_is_noted(tmp_path: Path) -> None:
+    (case,) = write_cases(tmp_path, 1)
+    drawn = np.zeros((40, 48), np.uint8)
+    drawn[:, 40:] = 255
+    path = write_image(tmp_path / "mask.png", drawn)
+    (found,) = prepared([replace(case, box=(0, 0, 40, 40), masks=(path,))], with_masks=True)[1]
+    assert (found.path, found.kind) == (path, "note")
+    assert found.reason == "empty mask: it shows no structure within the box of 000.png"
+
+
+def test_two_parts_of_one_picture_are_two_pictures_and_the_same_part_is_one(tmp_path: Path) -> None:
+    cases = write_cases(tmp_path, 4)
+    left, right = (
+        replace(cases[0], box=(0, 0, 32, 40)),
+        replace(cases[0], key="z", label="malignant", box=(8, 0, 40, 40)),
+    )
+    assert prepared([left, right, *cases[1:]])[1] == []
+    (found, _) = prepared([left, replace(right, box=left.box), *cases[1:]])[1]
+    assert "the same picture as" in found.reason
+
+
 @pytest.mark.parametrize("outline", [((1.0, 1.0), (4.0, 4.0)), ((1.0, 1.0), (float("nan"), 4.0), (2.0, 7.0))])
 def test_an_outline_that_is_no_polygon_is_found(tmp_path: Path, outline: tuple[tuple[float, float], ...]) -> None:
     (case,) = write_cases(tmp_path, 1)

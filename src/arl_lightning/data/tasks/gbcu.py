@@ -12,11 +12,13 @@ from arl_lightning.data.sources.layout import read_csv, require
 from arl_lightning.data.sources.lists import read_lines
 from arl_lightning.data.sources.stills import image_files, refuse_empty
 from arl_lightning.data.tasks.case import Case, Finding, FindingKind, Listing, SplitName
+from arl_lightning.data.tasks.gbcu_boxes import crop_to_boxes
 from arl_lightning.data.tasks.table import NO_VALUES, table_listing
 from arl_lightning.data.wording import count, one_line
 from arl_lightning.errors import UserError
 
 Classes = Literal["three", "tumour"]
+Crop = Literal["none", "box"]
 
 LABELS = ("normal", "benign", "malignant")  # as the lists number them
 PARTS: tuple[SplitName, ...] = ("train", "test")
@@ -31,10 +33,22 @@ class Gbcu:
         GBCU-Shared/
             imgs/im00001.jpg    or imgsQ/, a name that could not be confirmed
             train.txt, test.txt one `im00001.jpg,0` a line
-            bbox_annot.json     boxes drawn by radiologists (not read)
+            bbox_annot.json     boxes drawn by radiologists (read where `crop` is box)
             roi_pred.json       boxes found by the region network (not read)
 
         As the README within the release says, and as public programs read it. No copy of the set was at hand.
+
+    Boxes:
+        {"im00001.jpg": {"dim": [width, height], "bbs": [["abn", [x0, y0, x1, y1]], ["stn", [...]]]}}
+
+        The release's README states the order of the coordinates, that each image has one large box `nml` or `abn`
+        around the gallbladder and its surroundings, and that other labels are of lesions, which the authors did not
+        use. The keys `dim` and `bbs` are those that public programs read; they could not be compared with the file. Nor
+        could whether the far edges belong to a box: here they do not.
+
+        The authors' own loader opens `roi_pred.json` instead. It crops to the box `Gold`, or to each of the boxes
+        `Boxes` that their region network found, from (1 - p) times the near to (1 + p) times the far coordinates with p
+        0.15: more to the right and below than to the left and above. Here each side gains `margin` of the box's size.
 
     Labels:
         The number in the lists: 0 normal (432 images), 1 benign (558), 2 malignant (265).
@@ -65,6 +79,11 @@ class Gbcu:
         table: A csv file that is read instead.
         classes: three for normal, benign and malignant; tumour for normal against the two others, as the paper's.
         patients: A csv file, `image,patient`, from the authors: who is shown.
+        crop: none for whole images; box for the radiologists' box around the gallbladder, in every part of the split.
+            A run with box has learnt nothing of whole images, which `arl predict` reads as they are: give it cropped
+            ones. Nor do its scores compare with those on whole images, for someone found the organ first. One picture
+            under two names, with two boxes, is only found with none.
+        margin: What is added to the box on each side, as a share of its width or height, from 0 to 1.
         partial: Accept a part of the released files.
     """
 
@@ -72,6 +91,8 @@ class Gbcu:
     table: Path | None = None
     classes: Classes = "three"
     patients: Path | None = None
+    crop: Crop = "none"
+    margin: float = 0.1
     partial: bool = False
     name = "gbcu"
     anatomy = "gallbladder"
@@ -80,13 +101,20 @@ class Gbcu:
 
     def __post_init__(self) -> None:
         check_choices("classes", [self.classes], get_args(Classes))
+        check_choices("crop", [self.crop], get_args(Crop))
+        if not 0 <= self.margin <= 1:
+            raise UserError(f"margin {self.margin:g}: must be from 0 to 1, a share of the box's width or height")
+        if self.crop == "box" and self.table is not None:
+            raise UserError(
+                f"{self.table}: crop box is for the released layout; crop a table's images before, or crop none"
+            )
 
     def listing(self) -> Listing:
         """List the images that the lists name.
 
         Raises:
             UserError: If the images or a list is missing, a line of it is none of `NAME,LABEL`, none of the images is
-                there, or a table cannot be read.
+                there, a table cannot be read, or boxes are wanted of a file that is missing or no such.
         """
         classes = LABELS if self.classes == "three" else ("normal", "tumour")
         positive = "tumour" if self.classes == "tumour" else None
@@ -105,7 +133,11 @@ class Gbcu:
             if name in here
         }
         refuse_empty(list(cases), self.root / folder, "GBCU", WHERE)
-        return Listing(tuple(cases[name] for name in sorted(cases)), classes, positive, (), tuple(findings))
+        listed = [cases[name] for name in sorted(cases)]
+        if self.crop == "box":
+            listed, of_boxes = crop_to_boxes(listed, self.root / "bbox_annot.json", self.margin)
+            findings += of_boxes
+        return Listing(tuple(listed), classes, positive, (), tuple(findings))
 
     def _class(self, label: int) -> str:
         return "tumour" if self.classes == "tumour" and label else LABELS[label]
