@@ -185,6 +185,49 @@ def test_what_a_protocol_cannot_learn_from_is_refused(table, tmp_path):
         run("knn", words(table, tmp_path / "x", "--anatomy", "spleen"))
 
 
+def test_overwriting_leaves_nothing_of_the_former_run(table, tmp_path):
+    out = run("knn", words(table, tmp_path / "knn"))
+    run("knn", words(table, out, "--seeds", "0", "1", "2", "--overwrite"))
+    assert not (out / "results.json").exists()
+    run("knn", words(table, out, "--seeds", "3", "4", "--overwrite"))
+    assert sorted(path.name for path in out.iterdir()) == ["recipe.yaml", "seed_3", "seed_4", "summary.json"]
+    assert json.loads((out / "summary.json").read_text())["shares"][0]["seeds"] == [3, 4]
+
+
+def test_a_training_of_other_weights_is_not_kept_for_this_run(table, tmp_path):
+    out = run("knn", words(table, tmp_path / "knn", "--seeds", "0", "1"))
+    (out / "summary.json").unlink()
+    results = results_of(out / "seed_0")
+    results["checkpoint"]["sha256"] = "0" * 64
+    (out / "seed_0/results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=r"seed_0/results.json: was made with another checkpoint"):
+        run("knn", words(table, out, "--seeds", "0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "more", "line"),
+    [
+        ("finetune", ["--optimization.optimizer", "lbfgs"], "optimization.optimizer lbfgs: is for probe"),
+        ("probe", ["--optimization.optimizer", "lbfgs"], "with --augment.enabled false alone"),
+        ("knn", ["--optimization.class_weights", "balanced"], "optimization.class_weights: knn has none"),
+    ],
+)
+def test_keys_that_a_protocol_would_not_heed_are_refused(table, tmp_path, protocol, more, line):
+    with pytest.raises(UserError, match=line):
+        run(protocol, words(table, tmp_path / "x", *more))
+    assert not (tmp_path / "x").exists()
+
+
+def test_validation_cases_of_one_class_choose_by_the_loss(table, tmp_path):
+    rows = table.read_text().splitlines()
+    parts = ["split", *(["val"] * 2 + ["train"] * 38 + ["test"] * 8)]
+    own = tmp_path / "table.csv"
+    own.write_text("\n".join(f"{row},{part}" for row, part in zip(rows, parts, strict=True)) + "\n")
+    arguments = words(own, tmp_path / "out", "--root", str(table.parent), "--optimization.patience", "2")
+    results = results_of(run("finetune", arguments))
+    assert (results["extra"]["monitor"], results["extra"]["num_epochs"]) == ("loss", 2)
+
+
 def test_a_diverging_run_ends_with_the_rate_to_lower(table, tmp_path):
-    with pytest.raises(UserError, match=r"epoch 0: the loss is nan; lower optimization.base_lr"):
+    with pytest.raises(UserError, match=r"epoch \d: the loss is not finite; lower optimization.base_lr"):
         run("finetune", words(table, tmp_path / "x", "--optimization.base_lr", "1e30", "--optimization.epochs", "3"))

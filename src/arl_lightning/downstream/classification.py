@@ -112,6 +112,6 @@ class Classifier(pl.LightningModule):
 
 
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Return (K,) weights inversely proportional to class counts, of mean 1 over the cases."""
+    """Return (K,) weights inversely proportional to class counts; of mean 1 over the cases if no class is missing."""
     counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
     return len(labels) / (num_classes * counts.float())

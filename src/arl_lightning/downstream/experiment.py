@@ -5,24 +5,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from arl_lightning.distributed.collectives import is_first_rank
 from arl_lightning.downstream import protocols
 from arl_lightning.downstream.encoders import PIXELS
 from arl_lightning.downstream.material import Material, open_material
 from arl_lightning.downstream.recipe import ProtocolName, Recipe
 from arl_lightning.downstream.reports import end_report, start_report
+from arl_lightning.downstream.run_folder import clear_run, is_done, refuse_other_run, write_recipe
 from arl_lightning.downstream.run_info import run_info
 from arl_lightning.downstream.segmenting import segment
 from arl_lightning.downstream.trials import Trial, trials
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.results import evaluate, write_run
-from arl_lightning.evaluation.schema import FILE
 from arl_lightning.evaluation.summary_report import write_summary
 
 NUM_RESAMPLES = 2000
-RECIPE = "recipe.yaml"
 FROZEN: tuple[ProtocolName, ...] = ("probe", "knn")
 
 
@@ -67,20 +64,20 @@ def run_recipe(name: ProtocolName, protocol: Protocol, recipe: Recipe, say: Call
     Raises:
         UserError: If the recipe, the files or the checkpoint cannot be used.
     """
-    if recipe.checkpoint == PIXELS and name not in FROZEN:
-        raise UserError(f"checkpoint pixels: has no weights to train; use one of {', '.join(FROZEN)}")
+    refuse_senseless(name, recipe)
     folder = recipe.out or Path("runs") / name / recipe.task
-    refuse_other_run(folder, name, recipe)
+    if not recipe.overwrite:
+        refuse_other_run(folder, name, recipe)
     material = open_material(recipe, protocol.with_masks)
     planned = trials(material.listing.cases, recipe)
     if is_first_rank():
         say(start_report(material, planned, name))
+        if recipe.overwrite:
+            clear_run(folder)
         write_recipe(folder, name, recipe)
     for trial in planned:
-        place = folder / trial.name
-        if (place / FILE).exists() and not recipe.overwrite:
-            continue
-        protocol.run(material, trial, place)
+        if recipe.overwrite or not is_done(folder / trial.name, material, trial):
+            protocol.run(material, trial, folder / trial.name)
     if is_first_rank():
         if len(planned) > 1:
             say(f"{write_summary(folder, NUM_RESAMPLES)}\nall numbers     {folder / 'summary.json'}")
@@ -88,27 +85,19 @@ def run_recipe(name: ProtocolName, protocol: Protocol, recipe: Recipe, say: Call
             say(end_report(folder, material.task.metrics))
 
 
-def refuse_other_run(folder: Path, name: ProtocolName, recipe: Recipe) -> None:
-    """See that a folder is free, or holds the unfinished run of this very recipe.
+def refuse_senseless(name: ProtocolName, recipe: Recipe) -> None:
+    """See that no key is given that the protocol would not heed.
 
     Raises:
-        UserError: If it holds a finished run, or one of another recipe.
+        UserError: If one is.
     """
-    if recipe.overwrite or not (folder / RECIPE).exists():
-        return
-    if (folder / FILE).exists() or (folder / "summary.json").exists():
-        raise UserError(f"{folder}: holds a finished run; choose another --out, or replace it with --overwrite")
-    before = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-    if before != {"protocol": name, **recipe.plain()}:
-        raise UserError(f"{folder / RECIPE}: of another run; choose another --out, or replace it with --overwrite")
-
-
-def write_recipe(folder: Path, name: ProtocolName, recipe: Recipe) -> None:
-    """Write all keys of a run beside what it leaves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{RECIPE}.tmp"
-    temporary.write_text(yaml.safe_dump({"protocol": name, **recipe.plain()}, sort_keys=False), encoding="utf-8")
-    temporary.replace(folder / RECIPE)
+    optimization = recipe.optimization
+    if recipe.checkpoint == PIXELS and name not in FROZEN:
+        raise UserError(f"checkpoint pixels: has no weights to train; use one of {', '.join(FROZEN)}")
+    if optimization.optimizer == "lbfgs" and (name != "probe" or recipe.augment.enabled):
+        raise UserError("optimization.optimizer lbfgs: is for probe with --augment.enabled false alone")
+    if optimization.class_weights != "none" and name in ("knn", "segment"):
+        raise UserError(f"optimization.class_weights: {name} has none; use --loading.balance, or leave it out")
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {

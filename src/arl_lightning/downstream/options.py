@@ -52,7 +52,8 @@ class Optimization:
         clip: Largest gradient norm, 0 for none.
         label_smoothing: Share of the target that goes to all classes.
         class_weights: balanced weighs the loss inversely to class counts.
-        monitor: Decides on validation cases which epoch is kept: the highest AUROC, or the lowest loss.
+        monitor: Decides on validation cases which epoch is kept: the highest AUROC (of masks, Dice), the lowest loss,
+            which also decides where validation cases are of one class, or the last.
         patience: Epochs without a better validation before training stops; 0 trains all.
     """
 

@@ -8,7 +8,7 @@ Legend: N cases, D channels of features, K classes.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from arl_lightning.downstream.inference import Scored, run_over
 from arl_lightning.downstream.linear import fit_linear, fit_logistic
 from arl_lightning.downstream.material import Material
 from arl_lightning.downstream.optimization import peak_learning_rate
+from arl_lightning.downstream.options import Optimization
 from arl_lightning.downstream.training import BEST, train
 from arl_lightning.downstream.trials import Trial
 from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
@@ -58,17 +59,18 @@ def probe(material: Material, trial: Trial, folder: Path) -> Outcome:
     head = cast(LinearHead, module.head)
     train_features, extraction = _features(module, material, trial.split.train)
     head.fit_statistics(train_features)
-    if recipe.augment.enabled and recipe.optimization.optimizer != "lbfgs":
+    if recipe.augment.enabled:
         return _trained(module, material, trial, folder, f"probe {recipe.task} {trial.name}".strip())
     val_features, more = _features(module, material, trial.split.val)
     labels, val_labels = material.labels(trial.split.train), material.labels(trial.split.val)
     started = time.perf_counter()
-    fit = fit_logistic if recipe.optimization.optimizer == "lbfgs" else fit_linear
+    optimization = optimization_of(material, trial)
+    fit = fit_logistic if optimization.optimizer == "lbfgs" else fit_linear
     chosen = fit(
         head,
         (train_features, labels),
         (val_features, val_labels),
-        recipe.optimization,
+        optimization,
         peak_learning_rate(recipe.optimization, recipe.loading.batch_size),
         recipe.loading.batch_size,
         trial.seed,
@@ -91,6 +93,14 @@ def knn(material: Material, trial: Trial, folder: Path) -> Outcome:
     module.head = NeighbourHead(features, labels, len(material.listing.classes), k, temperature)
     module.description["neighbours"] = {"k": k, "temperature": temperature}  # no weights, yet the head needs them
     return _scored(module, material, trial, folder, seconds, {"k": k, "extraction_seconds": seconds})
+
+
+def optimization_of(material: Material, trial: Trial) -> Optimization:
+    """Return the recipe's optimization; the loss chooses where the validation part, of one class, has no AUROC."""
+    optimization = material.recipe.optimization
+    if optimization.monitor == "auroc" and len(set(material.labels(trial.split.val).tolist())) < 2:
+        return replace(optimization, monitor="loss")
+    return optimization
 
 
 def _classifier(material: Material, trial: Trial, frozen: bool) -> Classifier:
@@ -116,13 +126,14 @@ def _trained(module: Classifier, material: Material, trial: Trial, folder: Path,
     """Train with Lightning, then score both parts once with the chosen epoch."""
     recipe = material.recipe
     data = material.datamodule(trial.split, trial.seed)
+    optimization = optimization_of(material, trial)
     monitors = {"auroc": ("val/auroc", "max"), "loss": ("val/loss", "min"), "last": None}
-    monitor = monitors[recipe.optimization.monitor]
-    trained = train(module, data, folder, recipe.optimization, recipe.devices, monitor, name)
+    trained = train(module, data, folder, optimization, recipe.devices, monitors[optimization.monitor], name)
     validation, test = _both_parts(module, material, trial)
     extra = {
         "chosen_epoch": trained.epoch,
         "num_epochs": trained.num_epochs,
+        "monitor": optimization.monitor,
         "data_wait_share": trained.data_wait_share,
         "world_size": trained.trainer.world_size,
     }

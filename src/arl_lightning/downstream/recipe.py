@@ -88,7 +88,7 @@ class Recipe:
     def plain(self) -> dict[str, Any]:
         """Return it as JSON holds it, without what does not change the numbers."""
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in RESULT_KEYS}
-        plain: dict[str, Any] = _plain(kept)
+        plain: dict[str, Any] = _plain({**kept, "split": dataclasses.asdict(self.splitting)})
         return plain
 
 

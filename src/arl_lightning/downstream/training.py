@@ -37,7 +37,7 @@ class Trained:
         epoch: The chosen epoch, from 0.
         num_epochs: Epochs trained.
         seconds: They took, validation included.
-        data_wait_share: Share of the training time that was spent waiting for batches.
+        data_wait_share: Share of the time of training, without validation, that was spent waiting for batches.
     """
 
     trainer: pl.Trainer
@@ -113,7 +113,8 @@ def train(
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
-    callbacks: list[pl.Callback] = [saving, Progress(name, SHOWN), Throughput("index"), FiniteLoss()]
+    clock = TrainingTime()
+    callbacks: list[pl.Callback] = [saving, Progress(name, SHOWN), Throughput("index"), FiniteLoss(), clock]
     if options.patience and monitor:
         callbacks.append(EarlyStopping(monitor[0], mode=monitor[1], patience=options.patience))
     trainer = new_trainer(devices, folder, options.epochs, options.clip, callbacks)
@@ -124,23 +125,58 @@ def train(
     checkpoint = read_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])
     waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
-    return Trained(trainer, path, checkpoint["epoch"], trainer.current_epoch, seconds, waited / seconds)
+    return Trained(trainer, path, checkpoint["epoch"], trainer.current_epoch, seconds, waited / clock.seconds)
+
+
+class TrainingTime(pl.Callback):
+    """Adds up the seconds of training, without validation.
+
+    Attributes:
+        seconds: So far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        """Begin to count."""
+        self._since = time.perf_counter()
+
+    def on_validation_start(self, *_: object) -> None:
+        """Stop counting."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        """Stop counting where nothing was validated."""
+        self.on_validation_start()
 
 
 class FiniteLoss(pl.Callback):
-    """Stops a training whose loss is no number any more."""
+    """Stops a training whose loss is no number any more, at the end of the epoch: looking makes a GPU wait."""
+
+    def __init__(self) -> None:
+        self._finite: torch.Tensor | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, *_: object
     ) -> None:
-        """Look at the loss once in an epoch's batch; every rank sees its own.
+        """Remember whether every loss was finite, on the device."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else None
+        if loss is not None:
+            finite = torch.isfinite(loss.detach()).all()
+            self._finite = finite if self._finite is None else self._finite & finite
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look before weights that are no numbers are validated.
 
         Raises:
-            UserError: If it is not finite.
+            UserError: If a loss of this rank was not finite.
         """
-        loss = outputs["loss"] if isinstance(outputs, dict) else None
-        if loss is not None and not torch.isfinite(loss).all():
+        if self._finite is not None and not self._finite:
             raise UserError(
-                f"epoch {trainer.current_epoch}: the loss is {float(loss)}; lower optimization.base_lr, or use"
+                f"epoch {trainer.current_epoch}: the loss is not finite; lower optimization.base_lr, or use"
                 " --devices.precision 32-true"
             )

@@ -111,8 +111,9 @@ def test_an_epoch_trains_on_each_case_once_in_an_order_of_its_own() -> None:
     assert first != indexes(datamodule(batch_size=4, seed=1).train_dataloader(), 0)
 
 
-def test_a_last_batch_that_is_not_full_is_dropped_only_if_there_are_others() -> None:
-    assert [len(batch["index"]) for batch in datamodule(batch_size=8).train_dataloader()] == [8, 8, 8]  # of 28
+def test_only_a_last_batch_of_one_is_dropped() -> None:
+    assert [len(batch["index"]) for batch in datamodule(batch_size=8).train_dataloader()] == [8, 8, 8, 4]  # of 28
+    assert [len(batch["index"]) for batch in datamodule(batch_size=9).train_dataloader()] == [9, 9, 9]
     assert [len(batch["index"]) for batch in datamodule(batch_size=64).train_dataloader()] == [28]
     assert len(datamodule(batch_size=28).train_dataloader()) == 1
 

@@ -216,7 +216,7 @@ class TaskDataModule(pl.LightningDataModule):
         self.loading, self.augment, self.with_masks, self.seed = loading, augment, with_masks, seed
 
     def train_dataloader(self) -> TimedLoader:
-        """Return shuffled, augmented training cases; a last batch that is not full is left out if there are others."""
+        """Return shuffled, augmented training cases; a last batch of one, which no batch norm takes, is left out."""
         places = self.split.train
         labels = label_indexes(self.listing)
         classes = [labels[place] for place in places] if self.loading.balance == "sampler" else None
@@ -226,7 +226,7 @@ class TaskDataModule(pl.LightningDataModule):
             self._dataset(train_transform(self.augment, self.image_size, self.loading.fit)),
             batch_size=batch_size,
             sampler=sampler,
-            drop_last=len(sampler) > batch_size,
+            drop_last=len(sampler) > batch_size and len(sampler) % batch_size == 1,
             **self._options(),
         )
         return TimedLoader(loader)
