@@ -71,7 +71,7 @@ def test_later_recipes_and_the_command_line_count():
         (["busi", "--options.classes", "four"], "--options.classes four: choose two or three"),
         (["busi", "--seeds", "1", "1"], r"seeds \[1, 1\]: name at least one, each once"),
         (["busi", "--folds", "3", "--fraction", "0.1", "1"], "folds and fraction: give several of one only"),
-        (["busi", "--neighbours.k", "0"], "neighbours: k 0"),
+        (["busi", "--neighbours.k", "0"], "neighbours.k 0: must be at least 1"),
     ],
 )
 def test_words_that_cannot_be_used_are_named(words, line):

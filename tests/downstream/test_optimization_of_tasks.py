@@ -10,7 +10,7 @@ from arl_lightning.downstream.optimization import (
     parameter_groups,
     peak_learning_rate,
 )
-from arl_lightning.downstream.options import Optimization
+from arl_lightning.downstream.options import Devices, Encoder, Neighbours, Optimization
 from arl_lightning.errors import UserError
 
 
@@ -69,9 +69,51 @@ def test_linear_probing_steps_as_sgd_with_momentum():
     assert float(weight.detach()) == pytest.approx(1 - 0.1 - 0.1 * 1.9)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("epochs", 0), ("base_lr", 0.0), ("layer_decay", 0.0), ("layer_decay", 1.5)]
-)
-def test_values_without_sense_are_refused_by_key(name, value):
-    with pytest.raises(UserError, match=f"optimization.{name} {value:g}"):
-        Optimization(**{name: value})
+def test_an_optimizer_without_steps_is_refused():
+    with pytest.raises(ValueError, match="optimizer lbfgs: takes no steps"):
+        configure([{"params": [nn.Parameter(torch.zeros(1))]}], Optimization(optimizer="lbfgs"), 0.1, 10)
+
+
+NAN = float("nan")
+INF = float("inf")
+OUTSIDE = [
+    (Optimization, "epochs", (0, NAN), "at least 1"),
+    (Optimization, "base_lr", (0.0, -1.0, NAN, INF), "above 0"),
+    (Optimization, "weight_decay", (-0.1, NAN, INF), "at least 0"),
+    (Optimization, "clip", (-1.0, NAN, INF), "at least 0"),
+    (Optimization, "warmup_epochs", (-1.0, NAN, INF), "at least 0"),
+    (Optimization, "patience", (-1, NAN), "at least 0"),
+    (Optimization, "layer_decay", (0.0, 1.5, NAN), "above 0 and at most 1"),
+    (Optimization, "min_lr_ratio", (-0.1, 1.1, NAN), "at least 0 and at most 1"),
+    (Optimization, "momentum", (-0.1, 1.0, NAN), "at least 0 and below 1"),
+    (Optimization, "label_smoothing", (-0.1, 1.0, NAN), "at least 0 and below 1"),
+    (Encoder, "drop_path", (-0.1, 1.0, NAN), "at least 0 and below 1"),
+    (Encoder, "in_chans", (0, 2, 4), "1 or 3"),
+    (Devices, "devices", (0, -1), "at least 1"),
+    (Devices, "num_nodes", (0,), "at least 1"),
+    (Neighbours, "k", (0,), "at least 1"),
+    (Neighbours, "temperature", (0.0, -1.0, NAN, INF), "above 0"),
+]
+
+
+@pytest.mark.parametrize(("group", "name", "values", "words"), OUTSIDE)
+def test_values_without_sense_are_refused_by_key(group, name, values, words):
+    for value in values:
+        with pytest.raises(UserError, match=f"^{group.__name__.lower()}.{name} {value:g}: must be {words}$"):
+            group(**{name: value})
+
+
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (-0.1, 0.999), (NAN, 0.9)])
+def test_each_of_adamws_two_averages_forgets(betas):
+    with pytest.raises(UserError, match=r"optimization.betas (1|-0.1|nan): must be at least 0 and below 1"):
+        Optimization(betas=betas)
+
+
+def test_the_ends_of_ranges_have_sense():
+    zeros = ("weight_decay", "clip", "warmup_epochs", "patience", "min_lr_ratio", "momentum", "label_smoothing")
+    Optimization(epochs=1, layer_decay=1.0, betas=(0.0, 0.0), **dict.fromkeys(zeros, 0))
+    Optimization(min_lr_ratio=1.0)
+    for in_chans in (None, 1, 3):
+        Encoder(in_chans=in_chans, drop_path=0.0)
+    Devices(devices=1, num_nodes=1)
+    Neighbours(k=1)

@@ -45,14 +45,20 @@ def parameter_groups(encoder: nn.Module | None, head: nn.Module, options: Optimi
 def configure(
     groups: list[dict[str, Any]], options: Optimization, peak: float, steps_per_epoch: int
 ) -> Mapping[str, Any]:
-    """Return optimizer and schedule as Lightning takes them; the schedule is stepped after every batch."""
+    """Return optimizer and schedule as Lightning takes them; the schedule is stepped after every batch.
+
+    Raises:
+        ValueError: If the optimizer takes no steps.
+    """
     for group in groups:
         group["lr"] = peak * group.pop("lr_scale", 1.0)
     optimizer: torch.optim.Optimizer
     if options.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=peak, momentum=options.momentum)
-    else:
+    elif options.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=peak, betas=options.betas)
+    else:
+        raise ValueError(f"optimizer {options.optimizer}: takes no steps along a gradient")
     warmup = round(options.warmup_epochs * steps_per_epoch)
     total = options.epochs * steps_per_epoch
 

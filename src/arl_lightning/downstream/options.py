@@ -3,13 +3,52 @@
 Where the paper gives a value (appendix B) it is the default of the recipes in `recipes/`; the rest is ours.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from arl_lightning.errors import UserError
 from arl_lightning.models.weights import Network
 
 Pooling = Literal["gap", "cls"]
+
+
+class Range(NamedTuple):
+    """The numbers that a key may have; infinity and nan never."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False  # `low` itself is out
+    below: bool = False  # `high` itself is out
+
+    def __contains__(self, value: object) -> bool:
+        number = float(value)  # type: ignore[arg-type]
+        is_low = number > self.low if self.above else number >= self.low
+        is_high = number < self.high if self.below else number <= self.high
+        return math.isfinite(number) and is_low and is_high
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low:g}"
+        return low if self.high == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
+
+
+def refuse_outside(group: str, options: object, ranges: Mapping[str, Range]) -> None:
+    """See that numbers, and each of several, have sense; None has.
+
+    Args:
+        group: The recipe's name of the options.
+        options: A dataclass.
+        ranges: By key.
+
+    Raises:
+        UserError: If one is out of its range.
+    """
+    for name, known in ranges.items():
+        given = getattr(options, name)
+        for value in given if isinstance(given, tuple | list) else (given,):
+            if value is not None and value not in known:
+                raise UserError(f"{group}.{name} {value:g}: must be {known}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +70,11 @@ class Encoder:
     pooling: Pooling = "gap"
     drop_path: float = 0.1
     checkpoint_gradients: bool = False
+
+    def __post_init__(self) -> None:
+        if self.in_chans not in (None, 1, 3):
+            raise UserError(f"encoder.in_chans {self.in_chans}: must be 1 or 3")
+        refuse_outside("encoder", self, {"drop_path": Range(0, 1, below=True)})
 
 
 @dataclass(frozen=True)
@@ -74,12 +118,21 @@ class Optimization:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise UserError(f"optimization.epochs {self.epochs}: must be at least 1")
-        if self.base_lr <= 0:
-            raise UserError(f"optimization.base_lr {self.base_lr:g}: must be above 0")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"optimization.layer_decay {self.layer_decay:g}: must be above 0 and at most 1")
+        share, not_all = Range(0, 1), Range(0, 1, below=True)
+        ranges = {
+            "epochs": Range(1),
+            "base_lr": Range(0, above=True),
+            "betas": not_all,
+            "momentum": not_all,
+            "weight_decay": Range(0),
+            "layer_decay": Range(0, 1, above=True),
+            "warmup_epochs": Range(0),
+            "min_lr_ratio": share,
+            "clip": Range(0),
+            "label_smoothing": not_all,
+            "patience": Range(0),
+        }
+        refuse_outside("optimization", self, ranges)
 
 
 @dataclass(frozen=True)
@@ -102,6 +155,9 @@ class Devices:
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     deterministic: bool = True
 
+    def __post_init__(self) -> None:
+        refuse_outside("devices", self, {"devices": Range(1), "num_nodes": Range(1)})
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -116,5 +172,4 @@ class Neighbours:
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.temperature <= 0:
-            raise UserError(f"neighbours: k {self.k} and temperature {self.temperature:g} must be above 0")
+        refuse_outside("neighbours", self, {"k": Range(1), "temperature": Range(0, above=True)})
