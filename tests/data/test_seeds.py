@@ -80,3 +80,8 @@ def test_sample_seed_is_stable_and_depends_on_all_its_arguments():
     seeds = {sample_seed(s, e, k) for s in range(3) for e in range(3) for k in ("a", "b", "c")}
     assert len(seeds) == 27
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_key_need_not_be_valid_unicode():
+    names = [name.decode(errors="surrogateescape") for name in (b"b\xf6se.png", b"b\xf7se.png")]
+    assert len({sample_seed(0, 0, name) for name in names}) == 2

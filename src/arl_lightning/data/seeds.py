@@ -28,7 +28,8 @@ MANTISSA_BITS = {torch.float32: 24, torch.float64: 53}
 
 def sample_seed(seed: int, epoch: int, key: str) -> int:
     """Return a sample's seed in an epoch, 0 <= seed < 2^63, the same in every process and on every machine."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=8).digest()
+    words = f"{seed}/{epoch}/{key}".encode(errors="surrogatepass")  # a file's name need not be valid Unicode
+    digest = hashlib.blake2b(words, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -1,7 +1,7 @@
 """What all trials of a recipe share: the task's cases with their pixels, and the encoder that each starts from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from arl_lightning.data.tasks.images import CaseImages, prepare
 from arl_lightning.data.tasks.open import open_task
 from arl_lightning.data.tasks.splits import Split
 from arl_lightning.data.tasks.task import Task
+from arl_lightning.data.wording import one_line
 from arl_lightning.distributed.collectives import is_first_rank
 from arl_lightning.downstream.encoders import Backbone, Origin, open_backbone
 from arl_lightning.downstream.inference import Scored
@@ -42,6 +43,7 @@ class Material:
         vocabulary: The anatomies that the encoder knows.
         anatomy: What it is told, one of these or `other`.
         notes: Findings that stop nothing.
+        features: Of all cases, kept by frozen protocols for the next trial.
     """
 
     recipe: Recipe
@@ -54,6 +56,12 @@ class Material:
     vocabulary: AnatomyVocabulary
     anatomy: str
     notes: tuple[Finding, ...]
+    features: dict[int | None, Scored] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes as they are written and drawn: a folder's name need not be valid Unicode."""
+        return tuple(map(one_line, self.listing.classes))
 
     @property
     def positive(self) -> int | None:
@@ -87,8 +95,8 @@ class Material:
         return {
             "version": arl_lightning.__version__,
             "task": self.task.name,
-            "classes": list(self.listing.classes),
-            "positive": self.listing.positive,
+            "classes": list(self.class_names),
+            "positive": None if self.listing.positive is None else one_line(self.listing.positive),
             "structures": list(self.listing.structures),
             "anatomy": self.anatomy,
             "encoder": backbone.construction,
@@ -111,7 +119,7 @@ class Material:
             videos=[case.video for case in cases],
             labels=scored.labels.numpy(),
             probabilities=scored.values.numpy(),
-            classes=self.listing.classes,
+            classes=self.class_names,
             positive=self.positive,
             part=part,
             folds=None if fold is None else torch.full((len(cases),), fold).numpy(),

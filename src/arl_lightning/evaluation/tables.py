@@ -91,14 +91,22 @@ def write_table(
     numbers: Mapping[str, Sequence[int | None]],
     metadata: Mapping[bytes, bytes],
 ) -> None:
-    """Write columns of text, of real numbers and of whole numbers, with what the table says of itself."""
+    """Write columns of text, of real numbers and of whole numbers, with what the table says of itself.
+
+    Names of files and folders need not be valid Unicode, which Parquet wants: what is not is written as an escape.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = [(words, pa.string()), (scores, pa.float64()), (numbers, pa.int64())]
+    valid = {name: [None if word is None else _valid(word) for word in column] for name, column in words.items()}
+    kinds = [(valid, pa.string()), (scores, pa.float64()), (numbers, pa.int64())]
     schema = pa.schema([(name, kind) for columns, kind in kinds for name in columns], metadata=metadata)
     with replacing(path) as temporary:
-        parquet.write_table(pa.table({**words, **scores, **numbers}, schema=schema), temporary)
+        parquet.write_table(pa.table({**valid, **scores, **numbers}, schema=schema), temporary)
+
+
+def _valid(word: str) -> str:
+    return word.encode(errors="backslashreplace").decode()
 
 
 def read_table(path: Path, kind: str) -> tuple[Any, dict[str, Any]]:
