@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from arl_lightning.downstream.heads import LinearHead, NeighbourHead
 from arl_lightning.downstream.linear import fit_linear, fit_logistic
@@ -85,6 +86,31 @@ def test_the_logistic_head_gives_scikit_learns_probabilities():
     assert np.allclose(own, model.predict_proba(standardised), atol=1e-5)
 
 
+@pytest.mark.parametrize("present", [(0, 2), (0, 1, 3)])
+def test_a_class_without_training_cases_gets_no_probability_and_the_others_keep_their_rows(present):
+    from sklearn.linear_model import LogisticRegression
+
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.tensor(present).repeat(20)
+    features = torch.randn(len(labels), 5, generator=draw) + labels[:, None]
+    train, validation = (features, labels), (features, (labels + torch.arange(len(labels)) % 2) % 4)
+    head = LinearHead(5, 4)
+    head.fit_statistics(features)
+    strength = fit_logistic(head, train, validation, OPTIONS, 0.0, 1, 0, None)["chosen_strength"]
+    standardised = ((features - head.mean) / head.scale).numpy()
+    model = LogisticRegression(C=strength, max_iter=1000).fit(standardised, labels.numpy())
+    expected = np.zeros((len(labels), 4))
+    expected[:, present] = model.predict_proba(standardised)
+    with torch.no_grad():
+        assert np.allclose(head(features).double().softmax(1).numpy(), expected, atol=1e-5)
+
+
+def test_training_cases_of_one_class_are_refused_with_the_way_out():
+    features, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.ones(6, dtype=torch.int64)
+    with pytest.raises(UserError, match=r"lbfgs: all training cases are of one class; raise fraction.*use sgd$"):
+        fit_logistic(LinearHead(3, 2), (features, labels), (features, labels), OPTIONS, 0.0, 1, 0, 1)
+
+
 def test_neighbours_vote_by_their_cosine_similarity():
     bank = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
     head = NeighbourHead(bank, torch.tensor([0, 1, 1]), 2, k=2, temperature=0.5)
@@ -96,3 +122,14 @@ def test_neighbours_vote_by_their_cosine_similarity():
 def test_more_neighbours_than_there_are_cases_are_refused():
     with pytest.raises(UserError, match="k 4: must be 1 to 3"):
         NeighbourHead(torch.eye(3), torch.tensor([0, 1, 1]), 2, k=4, temperature=1.0)
+
+
+def test_neighbours_are_ranked_in_float32_under_autocast():
+    draw = torch.Generator().manual_seed(0)
+    bank = 1 + 0.01 * torch.randn(200, 16, generator=draw)  # cosines of 0.9999, which bfloat16 takes for 1
+    labels, queries = torch.randint(0, 2, (200,), generator=draw), 1 + 0.01 * torch.randn(8, 16, generator=draw)
+    head = NeighbourHead(bank, labels, 2, k=1, temperature=0.07)
+    expected = [int(labels[(F.cosine_similarity(query[None].double(), bank.double())).argmax()]) for query in queries]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert head(queries).argmax(1).tolist() == expected
+        assert head(queries).dtype == torch.float32

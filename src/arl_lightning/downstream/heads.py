@@ -48,7 +48,8 @@ class LinearHead(nn.Module):
 class NeighbourHead(nn.Module):
     """Weighted k-nearest-neighbour classifier on cosine similarity (as Caron et al., DINO, 2021; Wu et al., 2018).
 
-    Each of the k nearest training features votes for its class with weight exp(similarity / temperature).
+    Each of the k nearest training features votes for its class with weight exp(similarity / temperature). That is
+    computed in float32 whatever the precision around it: bfloat16 has three digits, too few to rank cosines near 1.
 
     Args:
         features: (N, D) of the training cases.
@@ -68,13 +69,14 @@ class NeighbourHead(nn.Module):
         super().__init__()
         if not 1 <= k <= len(features):
             raise UserError(f"k {k}: must be 1 to {len(features)}, the number of training cases")
-        self.register_buffer("bank", F.normalize(features, dim=1))
+        self.register_buffer("bank", F.normalize(features.float(), dim=1))
         self.register_buffer("labels", labels)
         self.num_classes, self.k, self.temperature = num_classes, k, temperature
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, D) features to (B, K) logarithms of the classes' shares of the votes."""
-        similarity = F.normalize(features, dim=1) @ self.bank.T  # (B, N)
+        with torch.autocast(features.device.type, enabled=False):
+            similarity = F.normalize(features.float(), dim=1) @ self.bank.T  # (B, N)
         nearest, places = similarity.topk(self.k, dim=1)
         weights = (nearest / self.temperature).softmax(dim=1)
         votes = torch.zeros(len(features), self.num_classes, dtype=weights.dtype, device=weights.device)

@@ -14,11 +14,13 @@ from arl_lightning.downstream.classification import balanced_weights
 from arl_lightning.downstream.heads import LinearHead
 from arl_lightning.downstream.optimization import configure
 from arl_lightning.downstream.options import Optimization
+from arl_lightning.errors import UserError
 from arl_lightning.evaluation.metrics import classification_metrics
 
 Labelled = tuple[Tensor, Tensor]  # features (N, D) and labels (N,)
 
 STRENGTHS = tuple(10.0**power for power in range(-6, 3))  # of sklearn's C; the weaker, the stronger the penalty
+ABSENT = -1e4  # bias of a class without training cases: its probability is 0, and the loss stays finite
 
 
 def fit_linear(
@@ -102,16 +104,24 @@ def fit_logistic(
 
     Returns:
         The chosen strength.
+
+    Raises:
+        UserError: If all training cases are of one class.
     """
     from sklearn.linear_model import LogisticRegression
 
     features, labels = ((train[0] - head.mean.cpu()) / head.scale.cpu()).numpy(), train[1].numpy()
+    if len(np.unique(labels)) < 2:
+        raise UserError(
+            "optimization.optimizer lbfgs: all training cases are of one class; raise fraction, change split.seed, or"
+            " use sgd"
+        )
     weight = "balanced" if options.class_weights == "balanced" else None
     best, chosen, state = -np.inf, STRENGTHS[0], head.state_dict()
     head.cpu()
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000, class_weight=weight).fit(features, labels)
-        _copy(model.coef_, model.intercept_, head)
+        _copy(model.coef_, model.intercept_, model.classes_, head)
         score = -_loss(head, validation)
         if score > best:
             best, chosen = score, strength
@@ -121,13 +131,16 @@ def fit_logistic(
 
 
 @torch.no_grad()
-def _copy(weight: np.ndarray, bias: np.ndarray, head: LinearHead) -> None:
-    """Bring scikit-learn's weights, one row for two classes, to the head's."""
+def _copy(weight: np.ndarray, bias: np.ndarray, classes: np.ndarray, head: LinearHead) -> None:
+    """Bring scikit-learn's weights, one row for two classes and none for absent ones, to the head's."""
     rows, offsets = torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
     if len(rows) == 1:
         rows, offsets = torch.cat((-rows / 2, rows / 2)), torch.cat((-offsets / 2, offsets / 2))
-    head.linear.weight.copy_(rows)
-    head.linear.bias.copy_(offsets)
+    present = torch.from_numpy(classes)
+    head.linear.weight.zero_()
+    head.linear.bias.fill_(ABSENT)
+    head.linear.weight[present] = rows
+    head.linear.bias[present] = offsets
 
 
 @torch.no_grad()
