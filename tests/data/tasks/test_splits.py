@@ -7,6 +7,7 @@ from arl_lightning.data.tasks.case import Case
 from arl_lightning.data.tasks.splits import (
     Split,
     SplitOptions,
+    crossing_clips,
     crossing_patients,
     label_share,
     split_cases,
@@ -115,7 +116,7 @@ def test_a_test_part_without_anything_to_train_on_is_refused():
         split_cases(images(), SplitOptions(source="drawn", test=64))
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5])
+@pytest.mark.parametrize("size", [0, -1, 2.5, float("nan"), float("inf"), -float("inf")])
 def test_a_size_that_is_none_is_refused(size):
     with pytest.raises(UserError, match=r"split\.test"):
         SplitOptions(test=size)
@@ -169,3 +170,29 @@ def test_a_splits_name_depends_on_the_test_part_and_its_labels_alone():
 def test_patients_in_two_released_parts_are_told():
     cases = images(2, 2, patients=lambda number: "p", split=lambda number: "test" if number else "train")
     assert crossing_patients(cases) == {"p": {"train", "test"}}
+
+
+def test_clips_in_two_released_parts_are_told():
+    cases = [Case(f"{n}", Path(), "a", f"p{n}", split, video="v") for n, split in enumerate(("train", "val", None))]
+    assert crossing_clips(cases) == {"v": {"train", "val"}}
+    assert crossing_clips(cases[1:]) == {}
+
+
+def test_joined_groups_stay_together_in_every_kind_of_split():
+    cases = images(patients=lambda number: f"p{number}")
+    groups = [f"pair {number // 2}" for number in range(64)]
+    options = SplitOptions(source="drawn", test=0.25, val=0.125)
+    released = images(split=lambda number: "test" if number >= 60 else "train")
+    shares = [label_share(cases, range(64), fraction, 0, groups) for fraction in (0.3, 0.6)]
+    splits = [
+        split_cases(cases, options, groups),
+        *split_folds(cases, 4, options, groups),
+        split_cases(released, SplitOptions(val=0.125), groups),
+        *(Split(share, (), ()) for share in shares),
+    ]
+    for split in splits:
+        assert all(
+            {groups.index(group), groups.index(group) + 1} <= set(part)
+            for part in parts(split)
+            for group in {groups[place] for place in part}
+        )

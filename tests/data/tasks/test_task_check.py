@@ -18,8 +18,9 @@ from arl_lightning.data.tasks.check import (
     without_damage,
     write_findings,
 )
-from arl_lightning.data.tasks.consistency import duplicate_findings, listing_findings
+from arl_lightning.data.tasks.consistency import duplicate_findings, listing_findings, part_findings
 from arl_lightning.data.tasks.images import prepare
+from arl_lightning.data.tasks.splits import Split
 from arl_lightning.errors import UserError
 
 
@@ -87,11 +88,71 @@ def test_a_patient_in_two_parts_is_found_where_parts_matter() -> None:
     assert listing_findings(listing_of(cases), released=False) == []
 
 
+def test_a_clip_in_two_parts_is_found_whether_or_not_its_patient_is_known() -> None:
+    rows = [
+        ("a#1", "v", None, "train"),
+        ("a#2", "v", None, "test"),
+        ("b#1", "w", "1", "train"),
+        ("c#1", "w", None, "val"),
+    ]
+    cases = [case(key, video=video, patient=patient, split=part) for key, video, patient, part in rows]
+    findings = listing_findings(listing_of(cases), classes=False)
+    assert [(finding.path, finding.kind) for finding in findings] == [
+        (Path("/set/a#1"), "inconsistent"),
+        (Path("/set/b#1"), "inconsistent"),
+    ]
+    assert findings[1].reason == "clip w is in val too, this in train; draw a split, or leave it out"
+    assert listing_findings(listing_of(cases), classes=False, released=False) == []
+
+
+def test_a_clip_of_two_patients_is_found_however_it_is_split() -> None:
+    rows = [
+        ("a#1", "v", "1"),
+        ("a#2", "v", "2"),
+        ("a#3", "v", None),
+        ("b#1", "w", "1"),
+        ("b#2", "w", None),
+        ("c", None, "3"),
+    ]
+    cases = [case(key, video=video, patient=patient) for key, video, patient in rows]
+    findings = listing_findings(listing_of(cases), classes=False, released=False)
+    assert [(finding.path.name, finding.kind) for finding in findings] == [
+        (f"a#{frame}", "inconsistent") for frame in (1, 2, 3)
+    ]
+    assert findings[0].reason.startswith("clip v is of the patients 1 and 2;")
+
+
+def test_a_class_of_one_picture_alone_is_found_whatever_its_files_are_called(tmp_path: Path) -> None:
+    cases = write_cases(tmp_path, 6)
+    for each in cases[3::2]:
+        each.path.write_bytes(cases[1].path.read_bytes())
+    findings = [finding for finding in found(cases) if finding.stops]
+    assert [finding.reason.partition(" and")[0] for finding in findings] == [
+        "class malignant has 3 samples of one patient, clip or picture"
+    ]
+    assert check_task(MadeTask(tmp_path, tuple(cases))).num_stopping == 1
+
+
+def test_a_class_that_a_part_lacks_stops_a_training_or_is_noted() -> None:
+    cases = [case("a"), case("b"), case("c", "malignant"), case("d", "malignant")]
+    assert part_findings(cases, Split((0, 2), (1, 2), (1, 3)), ("benign", "malignant")) == []
+    findings = part_findings(cases, Split((0, 1), (2, 3), (1,)), ("benign", "malignant"))
+    assert [
+        (finding.path, finding.stops, finding.reason.partition(",")[0].partition(";")[0]) for finding in findings
+    ] == [
+        (Path("/set"), True, "class malignant has no training case"),
+        (Path("/set"), False, "class benign has no case in val"),
+        (Path("/set"), False, "class malignant has no case in test"),
+    ]
+
+
 @pytest.mark.parametrize("num_images", [1, 3])
 def test_a_class_of_one_patient_is_found(num_images: int) -> None:
     alone = [case(f"m{number}", "malignant", patient="1") for number in range(num_images)]
     (finding,) = listing_findings(listing_of([case("a"), case("b"), *alone]))
     assert finding.stops
+    assert finding.whole
+    assert finding.path == Path("/set")
     assert finding.reason.startswith(f"class malignant has {num_images} sample")
     assert listing_findings(listing_of([case("a"), case("b"), *alone]), classes=False) == []
 
@@ -118,6 +179,25 @@ def test_training_is_refused_in_one_line_that_names_the_first_file() -> None:
     assert refuse_damage(findings[:1], "busi") == set()
 
 
+def test_what_no_file_can_be_left_out_to_mend_is_refused_though_damage_is_allowed() -> None:
+    table = Path("/set/labels.csv")
+    findings = [
+        Finding(Path("/set/a.png"), "missing", "not there"),
+        Finding(table, "inconsistent", "column split: empty in 1 row", whole=True),
+        Finding(table, "inconsistent", "two spellings", whole=True),
+        Finding(table, "note", "of no concern", whole=True),
+    ]
+    with pytest.raises(
+        UserError, match=r"^/set/labels\.csv: column split: empty in 1 row and 1 other finding; .*cannot"
+    ):
+        refuse_damage(findings, "busi", allow=True)
+    with pytest.raises(
+        UserError, match=r"^/set/a\.png: not there and 2 other findings; .* --skip_damaged cannot mend it"
+    ):
+        refuse_damage(findings, "busi")
+    assert refuse_damage([findings[0], findings[3]], "busi", allow=True) == {Path("/set/a.png")}
+
+
 def test_damaged_files_are_left_out_on_request(tmp_path: Path) -> None:
     cases = write_cases(tmp_path, 8)
     mask = tmp_path / "mask.png"
@@ -131,8 +211,11 @@ def test_damaged_files_are_left_out_on_request(tmp_path: Path) -> None:
 
 def test_leaving_out_most_of_a_class_is_refused(tmp_path: Path) -> None:
     cases = write_cases(tmp_path, 6)
-    with pytest.raises(UserError, match=r"class malignant has 1 sample .* 2 cases were left out"):
+    with pytest.raises(UserError, match=r": after 2 cases were left out, class malignant has 1 sample of one patient"):
         without_damage(listing_of(cases), [cases[1].path, cases[3].path])
+    with pytest.raises(UserError, match=r": after 1 case was left out, class malignant has 2 samples of one patient"):
+        without_damage(listing_of(cases), [cases[1].path], {3: b"same", 5: b"same"})
+    assert len(without_damage(listing_of(cases), [cases[1].path], {0: b"same", 2: b"same", 3: b"", 5: b""}).cases) == 5
     with pytest.raises(UserError, match="no case is left"):
         without_damage(listing_of(cases), [each.path for each in cases])
 

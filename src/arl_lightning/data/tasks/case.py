@@ -62,11 +62,13 @@ class Finding:
         path: The file.
         kind: `missing`, `unreadable` and `inconsistent` stop a training; a `note` does not.
         reason: What is wrong and what to do, in a few words.
+        whole: Whether it is about a table or a set as a whole, so that no file can be left out to mend it.
     """
 
     path: Path
     kind: FindingKind
     reason: str
+    whole: bool = False
 
     @property
     def stops(self) -> bool:
@@ -84,6 +86,7 @@ class Listing:
         positive: The class whose probability AUROC, sensitivity and specificity speak of, where there are two.
         structures: Names of what masks show, without the background; value k of a mask is `structures[k - 1]`.
         findings: What is wrong with the files, and what was left out.
+        source: The table or the folder that a user would mend, where it is one's own.
     """
 
     cases: tuple[Case, ...]
@@ -91,3 +94,4 @@ class Listing:
     positive: str | None = None
     structures: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    source: Path | None = None

@@ -14,6 +14,7 @@ from arl_lightning.arguments import new_parser, normalised, positional
 from arl_lightning.data.tasks.case import Finding, Listing
 from arl_lightning.data.tasks.check_report import CheckReport
 from arl_lightning.data.tasks.consistency import listing_findings, small_classes
+from arl_lightning.data.tasks.groups import joined_groups
 from arl_lightning.data.tasks.images import prepare
 from arl_lightning.data.tasks.masks import NO_MASK
 from arl_lightning.data.tasks.registry import task_class
@@ -64,10 +65,9 @@ def tasks_check(
         write_findings(list, report.findings)
     if report.num_stopping:
         tqdm.write(str(report), file=sys.stdout)
-        raise UserError(
-            f"{task}: {count(report.num_stopping, 'finding')} would stop a training; mend them, or leave "
-            "these files out by --skip_damaged"
-        )
+        whole = sum(finding.stops and finding.whole for finding in report.findings)
+        left = f"; --skip_damaged cannot mend {whole:,}" if whole else ", or leave these files out by --skip_damaged"
+        raise UserError(f"{task}: {count(report.num_stopping, 'finding')} would stop a training; mend them{left}")
     return report
 
 
@@ -78,7 +78,7 @@ def check_task(task: Task, masks: bool | None = None) -> CheckReport:
     images, findings = prepare(listing, CHECK_SIDE, 1, with_masks)
     if listing.classes:  # here labels matter beside masks, and a set may be good for them where some masks are lacking
         findings = [replace(each, kind="note") if each.reason == NO_MASK else each for each in findings]
-        findings = list(dict.fromkeys([*findings, *listing_findings(listing)]))
+        findings = list(dict.fromkeys([*findings, *listing_findings(listing, groups=images.groups)]))
     return CheckReport(task, listing, tuple(findings), images.native_sizes, with_masks)
 
 
@@ -108,32 +108,43 @@ def refuse_damage(findings: Sequence[Finding], name: str, allow: bool = False) -
         The files to leave out; empty unless `allow`.
 
     Raises:
-        UserError: If anything stops a training, unless `allow`.
+        UserError: If anything stops a training; with `allow`, if anything does that no file can be left out to mend.
     """
     stopping = [finding for finding in dict.fromkeys(findings) if finding.stops]
-    if allow or not stopping:
+    whole = [finding for finding in stopping if finding.whole]
+    if not stopping or (allow and not whole):
         return {finding.path for finding in stopping}
-    first = stopping[0]
-    more = f" and {count(len(stopping) - 1, 'other finding')}" if stopping[1:] else ""
+    told = whole if allow else stopping
+    more = f" and {count(len(told) - 1, 'other finding')}" if told[1:] else ""
+    fix = "--skip_damaged cannot mend it" if whole else "--skip_damaged leaves them out"
     raise UserError(
-        f"{one_line(first.path)}: {one_line(first.reason)}{more}; `arl tasks check {name} --root DIR` lists them,"
-        " --skip_damaged leaves them out"
+        f"{one_line(told[0].path)}: {one_line(told[0].reason)}{more}; `arl tasks check {name} --root DIR` lists them,"
+        f" {fix}"
     )
 
 
-def without_damage(listing: Listing, damaged: Iterable[Path]) -> Listing:
+def without_damage(listing: Listing, damaged: Iterable[Path], pictures: Mapping[int, bytes] | None = None) -> Listing:
     """Leave out the cases whose image, clip or mask is among the damaged files; their places change.
+
+    Args:
+        listing: The cases.
+        damaged: The files.
+        pictures: A hash of each case's pixels, by place: identical ones count as of one patient.
 
     Raises:
         UserError: If no case is left, or a class is left with samples of one patient only.
     """
     gone = frozenset(damaged)
-    kept = tuple(case for case in listing.cases if gone.isdisjoint((case.path, *case.masks)))
+    places = [place for place, case in enumerate(listing.cases) if gone.isdisjoint((case.path, *case.masks))]
+    kept = tuple(listing.cases[place] for place in places)
     if not kept:
         raise UserError(f"{one_line(next(iter(gone), Path()))}: with it no case is left; mend the files first")
     left = replace(listing, cases=kept, findings=tuple(each for each in listing.findings if not each.stops))
-    for finding in small_classes(left):
-        raise UserError(f"{finding.reason} (after {count(len(listing.cases) - len(kept), 'case')} were left out)")
+    of_kept = {new: (pictures or {}).get(place, b"") for new, place in enumerate(places)}
+    num_gone = len(listing.cases) - len(kept)
+    for finding in small_classes(left, joined_groups(kept, of_kept)):
+        after = f"after {count(num_gone, 'case')} {'was' if num_gone == 1 else 'were'} left out, " if num_gone else ""
+        raise UserError(f"{one_line(finding.path)}: {after}{finding.reason}")
     return left
 
 

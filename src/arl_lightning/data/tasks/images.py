@@ -7,6 +7,7 @@ structure k. The image of a case with a box is the part of the picture within.
 import sys
 import zlib
 from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from arl_lightning.data.processes import usable_cores
 from arl_lightning.data.shards.sample import Rejected
 from arl_lightning.data.tasks.case import Finding, Listing
 from arl_lightning.data.tasks.consistency import duplicate_findings, listing_findings
+from arl_lightning.data.tasks.groups import joined_groups
 from arl_lightning.data.tasks.masks import read_mask
 from arl_lightning.data.tasks.pixels import (
     box_fault,
@@ -62,6 +64,7 @@ class CaseImages:
         in_chans: 1 for grey or 3 for RGB.
         file_sizes: Height and width of each readable image's file, whatever part of it is the case's.
         kept: What is in memory, by place; None decodes at each call.
+        pictures: A hash of each readable image's pixels, by place, empty where it is blank.
 
     Raises:
         UserError: On use, of a case that cannot be read.
@@ -74,6 +77,7 @@ class CaseImages:
         in_chans: int,
         file_sizes: dict[int, tuple[int, int]],
         kept: dict[int, Decoded] | None,
+        pictures: Mapping[int, bytes] | None = None,
     ) -> None:
         if in_chans not in (1, 3):
             raise UserError(f"in_chans {in_chans}: must be 1 for grey or 3 for RGB")
@@ -82,9 +86,15 @@ class CaseImages:
         self.in_chans = in_chans
         self.file_sizes = file_sizes
         self.kept = kept
+        self.pictures = pictures or {}
 
     def __len__(self) -> int:
         return len(self.listing.cases)
+
+    @property
+    def groups(self) -> list[str]:
+        """What must stay in one part of a split, one for each case: patients, clips and identical pictures."""
+        return joined_groups(self.listing.cases, self.pictures)
 
     @property
     def native_sizes(self) -> dict[int, tuple[int, int]]:
@@ -134,7 +144,8 @@ class CaseImages:
         pairs = [(place, old[case.key]) for place, case in enumerate(listing.cases)]
         sizes = {new: self.file_sizes[place] for new, place in pairs if place in self.file_sizes}
         kept = self.kept and {new: self.kept[place] for new, place in pairs if place in self.kept}
-        return CaseImages(listing, self.side, self.in_chans, sizes, kept)
+        pictures = {new: self.pictures[place] for new, place in pairs if place in self.pictures}
+        return CaseImages(listing, self.side, self.in_chans, sizes, kept, pictures)
 
     def _read(self, place: int) -> np.ndarray:
         case = self.listing.cases[place]
@@ -178,11 +189,11 @@ def prepare(
                 bar.update(len(results))
         finally:
             pool.shutdown(cancel_futures=True)
-    images = CaseImages(listing, side, in_chans, decoding.file_sizes, decoding.kept)
+    images = CaseImages(listing, side, in_chans, decoding.file_sizes, decoding.kept, decoding.pictures)
     if decoding.kept is None and show_progress:
         need = human_size(decoding.estimate)
         tqdm.write(f"images take about {need} decoded, keep_gb allows {keep_gb:g} GB: decoded at each use", sys.stderr)
-    whole = listing_findings(listing, classes=not with_masks, released=released)
+    whole = listing_findings(listing, not with_masks, released, images.groups)
     findings = [*listing.findings, *decoding.findings]
     findings += [*duplicate_findings(listing.cases, decoding.pictures, released), *whole]
     return images, list(dict.fromkeys(findings))

@@ -1,16 +1,19 @@
 """Splits a task's cases by patient, stratified and seeded: hold-out, folds, and nested shares of the labels.
 
-N cases, G groups (patients, else clips, else images). A draw depends on the seed and the groups' names alone, so that a
-case more or less moves few others.
+N cases, G groups (patients, else clips, else images; see `joined_groups`). A draw depends on the seed and the groups'
+names alone, so that a case more or less moves few others. Wherever groups may be given, they name what must stay in one
+part, one for each case; without, cases of one patient or of one clip do.
 """
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from arl_lightning.data.tasks.case import Case
+from arl_lightning.data.tasks.groups import joined_groups
 from arl_lightning.data.wording import count
 from arl_lightning.errors import UserError
 
@@ -37,7 +40,7 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         for name, size in (("test", self.test), ("val", self.val)):
-            if size <= 0 or (size >= 1 and size != int(size)):
+            if not (math.isfinite(size) and size > 0) or (size >= 1 and size != int(size)):
                 raise UserError(f"split.{name} {size:g}: must be a number of cases, or a share between 0 and 1")
 
 
@@ -54,22 +57,25 @@ class Split:
     test: tuple[int, ...]
 
 
-def split_cases(cases: Sequence[Case], options: SplitOptions) -> Split:
+def split_cases(cases: Sequence[Case], options: SplitOptions, groups: Sequence[str] | None = None) -> Split:
     """Split by the set's own parts, or by a stratified draw of whole groups.
 
     Raises:
         UserError: If the released split is incomplete though asked for, or a part would be empty.
     """
+    groups = joined_groups(cases) if groups is None else groups
     if options.source == "released" or (options.source == "auto" and all(case.split for case in cases)):
-        return _released(cases, options)
+        return _released(cases, groups, options)
     everything = range(len(cases))
-    test = _draw(cases, everything, options.test, options.seed, "test")
+    test = _draw(cases, groups, everything, options.test, options.seed, "test")
     rest = _without(everything, test)
-    val = _draw(cases, rest, options.val, options.seed, "val", of=len(cases))
+    val = _draw(cases, groups, rest, options.val, options.seed, "val", of=len(cases))
     return _checked(cases, Split(_without(rest, val), val, test))
 
 
-def split_folds(cases: Sequence[Case], num_folds: int, options: SplitOptions) -> list[Split]:
+def split_folds(
+    cases: Sequence[Case], num_folds: int, options: SplitOptions, groups: Sequence[str] | None = None
+) -> list[Split]:
     """Deal groups to folds, each the test part once; every case is tested on exactly once.
 
     Released parts are not regarded. A validation part is drawn from the rest of each.
@@ -79,26 +85,29 @@ def split_folds(cases: Sequence[Case], num_folds: int, options: SplitOptions) ->
     """
     if num_folds < 2:
         raise UserError(f"folds {num_folds}: at least 2 are needed, or leave it out")
+    groups = joined_groups(cases) if groups is None else groups
     folds: list[list[int]] = [[] for _ in range(num_folds)]
-    for stratum, groups in _strata(cases, range(len(cases)), options.seed, "fold").items():
-        if len(groups) < num_folds:
+    for stratum, members in _strata(cases, groups, range(len(cases)), options.seed, "fold").items():
+        if len(members) < num_folds:
             raise UserError(
-                f"folds {num_folds}: class '{stratum}' has only {count(len(groups), 'patient')} or image; use fewer"
+                f"folds {num_folds}: class '{stratum}' has only {count(len(members), 'patient')} or image; use fewer"
             )
         sizes = [0] * num_folds  # cases of this stratum
-        for group in sorted(groups, key=len, reverse=True):  # stable: equal sizes stay in the drawn order
+        for group in sorted(members, key=len, reverse=True):  # stable: equal sizes stay in the drawn order
             smallest = min(range(num_folds), key=lambda fold: (sizes[fold], len(folds[fold])))
             folds[smallest].extend(group)
             sizes[smallest] += len(group)
     splits = []
     for test in folds:
         rest = _without(range(len(cases)), test)
-        val = _draw(cases, rest, options.val, options.seed, "val", of=len(cases))
+        val = _draw(cases, groups, rest, options.val, options.seed, "val", of=len(cases))
         splits.append(_checked(cases, Split(_without(rest, val), val, tuple(sorted(test)))))
     return splits
 
 
-def label_share(cases: Sequence[Case], train: Sequence[int], fraction: float, seed: int) -> tuple[int, ...]:
+def label_share(
+    cases: Sequence[Case], train: Sequence[int], fraction: float, seed: int, groups: Sequence[str] | None = None
+) -> tuple[int, ...]:
     """Return a stratified share of the training cases, by whole groups; a smaller share lies within a larger one.
 
     Every class keeps at least one group.
@@ -108,11 +117,12 @@ def label_share(cases: Sequence[Case], train: Sequence[int], fraction: float, se
     """
     if not 0 < fraction <= 1:
         raise UserError(f"fraction {fraction:g}: must be above 0 and at most 1")
+    groups = joined_groups(cases) if groups is None else groups
     kept: list[int] = []
-    for groups in _strata(cases, train, seed, "share").values():
-        wanted = fraction * sum(len(group) for group in groups)
+    for members in _strata(cases, groups, train, seed, "share").values():
+        wanted = fraction * sum(map(len, members))
         taken = 0
-        for group in groups:
+        for group in members:
             if taken and taken + len(group) / 2 > wanted:
                 break
             kept += group
@@ -126,19 +136,28 @@ def split_hash(cases: Sequence[Case], split: Split) -> str:
     Validation and training parts do not count: methods may use them as they like.
     """
     lines = sorted(f"{cases[place].key}\t{cases[place].label}" for place in split.test)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:HASH_LENGTH]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()[:HASH_LENGTH]
 
 
 def crossing_patients(cases: Sequence[Case]) -> dict[str, set[str]]:
     """Return the patients that the released split puts into two parts, and these parts."""
+    return _crossing((case.patient, case.split) for case in cases)
+
+
+def crossing_clips(cases: Sequence[Case]) -> dict[str, set[str]]:
+    """Return the clips that the released split puts into two parts, and these parts."""
+    return _crossing((case.video, case.split) for case in cases)
+
+
+def _crossing(pairs: Iterable[tuple[str | None, str | None]]) -> dict[str, set[str]]:
     parts: dict[str, set[str]] = defaultdict(set)
-    for case in cases:
-        if case.patient is not None and case.split is not None:
-            parts[case.patient].add(case.split)
-    return {patient: found for patient, found in sorted(parts.items()) if len(found) > 1}
+    for name, part in pairs:
+        if name is not None and part is not None:
+            parts[name].add(part)
+    return {name: found for name, found in sorted(parts.items()) if len(found) > 1}
 
 
-def _released(cases: Sequence[Case], options: SplitOptions) -> Split:
+def _released(cases: Sequence[Case], groups: Sequence[str], options: SplitOptions) -> Split:
     lacking = [case.key for case in cases if case.split is None]
     if lacking:
         raise UserError(f"split.source released: {lacking[0]} ({len(lacking)} such) is in no part; use drawn")
@@ -146,18 +165,25 @@ def _released(cases: Sequence[Case], options: SplitOptions) -> Split:
         tuple(place for place, case in enumerate(cases) if case.split == name) for name in ("train", "val", "test")
     )
     if not val:
-        val = _draw(cases, train, options.val, options.seed, "val", of=len(train))
+        val = _draw(cases, groups, train, options.val, options.seed, "val", of=len(train))
         train = _without(train, val)
     return _checked(cases, Split(train, val, test))
 
 
 def _draw(
-    cases: Sequence[Case], places: Iterable[int], size: float, seed: int, part: str, of: int | None = None
+    cases: Sequence[Case],
+    groups: Sequence[str],
+    places: Iterable[int],
+    size: float,
+    seed: int,
+    part: str,
+    of: int | None = None,
 ) -> tuple[int, ...]:
     """Draw whole groups, every stratum in proportion.
 
     Args:
         cases: All cases.
+        groups: Of each.
         places: Those to draw from.
         size: A number of cases, or a share.
         seed: Of the draw.
@@ -168,26 +194,28 @@ def _draw(
     wanted = int(size) if size >= 1 else round(size * (of or len(places)))
     if wanted >= len(places):
         raise UserError(f"split.{part} {size:g}: {count(len(places), 'case')} cannot give {wanted} and leave some")
-    strata = _strata(cases, places, seed, part)
-    quotas = _quotas({name: sum(map(len, groups)) for name, groups in strata.items()}, wanted)
+    strata = _strata(cases, groups, places, seed, part)
+    quotas = _quotas({name: sum(map(len, members)) for name, members in strata.items()}, wanted)
     drawn: list[int] = []
-    for name, groups in strata.items():
+    for name, members in strata.items():
         taken = 0
-        for group in groups:
+        for group in members:
             if taken + len(group) <= quotas[name]:  # a group too large is left for the other parts
                 drawn += group
                 taken += len(group)
-        if not taken and len(groups) >= PARTS_LEFT[part]:  # all are too large: no part must lack the class
-            smallest: list[int] = min(groups, key=len)
+        if not taken and len(members) >= PARTS_LEFT[part]:  # all are too large: no part must lack the class
+            smallest: list[int] = min(members, key=len)
             drawn += smallest
     return tuple(sorted(drawn))
 
 
-def _strata(cases: Sequence[Case], places: Iterable[int], seed: int, part: str) -> dict[str, list[list[int]]]:
+def _strata(
+    cases: Sequence[Case], groups: Sequence[str], places: Iterable[int], seed: int, part: str
+) -> dict[str, list[list[int]]]:
     """Return class -> its groups' places, in the drawn order; a group counts for its most frequent class."""
     members: dict[str, list[int]] = defaultdict(list)
     for place in places:
-        members[cases[place].group].append(place)
+        members[groups[place]].append(place)
     strata: dict[str, list[list[int]]] = defaultdict(list)
     for group in sorted(members, key=lambda name: _rank(seed, part, name)):
         labels = Counter(str(cases[place].label) for place in members[group])
@@ -207,7 +235,8 @@ def _quotas(sizes: dict[str, int], wanted: int) -> dict[str, int]:
 
 
 def _rank(seed: int, part: str, group: str) -> bytes:
-    return hashlib.blake2b(f"{seed}/{part}/{group}".encode(), digest_size=8).digest()
+    words = f"{seed}/{part}/{group}".encode(errors="surrogatepass")  # a file's name need not be valid Unicode
+    return hashlib.blake2b(words, digest_size=8).digest()
 
 
 def _without(places: Iterable[int], taken: Iterable[int]) -> tuple[int, ...]:
