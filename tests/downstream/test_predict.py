@@ -22,7 +22,16 @@ SHORT = ["--checkpoint", "none", "--encoder.name", "avit_tiny_patch8_224", "--lo
 PROTOCOLS = {
     "finetune": [*SHORT, "--optimization.epochs", "1", "--loading.fit", "pad"],
     "knn": [*SHORT, "--neighbours.k", "3", "--loading.fit", "crop"],
-    "probe": ["--checkpoint", "pixels", "--loading.image_size", "32", "--optimization.optimizer", "lbfgs"],
+    "probe": [
+        "--checkpoint",
+        "pixels",
+        "--loading.image_size",
+        "32",
+        "--optimization.optimizer",
+        "lbfgs",
+        "--augment.enabled",
+        "false",
+    ],
 }
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from arl_lightning.distributed.collectives import is_first_rank
-from arl_lightning.downstream import protocols
+from arl_lightning.downstream import frozen, protocols
 from arl_lightning.downstream.encoders import PIXELS
 from arl_lightning.downstream.material import Material, open_material
 from arl_lightning.downstream.recipe import ProtocolName, Recipe
@@ -102,7 +102,7 @@ def refuse_senseless(name: ProtocolName, recipe: Recipe) -> None:
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
     "finetune": classify(protocols.finetune, "finetune"),
-    "probe": classify(protocols.probe, "probe"),
-    "knn": classify(protocols.knn, "knn"),
+    "probe": classify(frozen.probe, "probe"),
+    "knn": classify(frozen.knn, "knn"),
     "segment": Protocol(partial(segment, num_resamples=NUM_RESAMPLES), with_masks=True),
 }
