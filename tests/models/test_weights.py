@@ -1,9 +1,13 @@
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from arl_lightning.errors import UserError
 from arl_lightning.models.weights import (
+    METADATA_KEY,
     EncoderSpec,
     encoder_of_checkpoint,
     read_checkpoint,
@@ -87,3 +91,75 @@ def test_weights_of_another_network_are_refused_with_the_first_difference(tmp_pa
     write_encoder(tmp_path / "plain.safetensors", plain.build(), SPEC)
     with pytest.raises(UserError, match=r"lacks blocks.0.sampling.*\(\d+ missing, 0 foreign weights\)"):
         read_encoder(tmp_path / "plain.safetensors")
+
+
+SPEC_FIELDS = {**asdict(SPEC), "anatomies": list(SPEC.anatomies)}
+RECIPE = {
+    "encoder": {name: value for name, value in SPEC_FIELDS.items() if name not in ("anatomies", "mean", "std")},
+    "pixels": {"mean": 0.3, "std": 0.2},
+    "anatomies": ["breast", "lung"],
+}
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        {"arl": {}, "state_dict": {}},
+        {"arl": [], "state_dict": {}},
+        {"arl": {"recipe": RECIPE}},
+        {"arl": {"recipe": RECIPE}, "state_dict": 1},
+        {"arl": {"recipe": {**RECIPE, "encoder": {}}}, "state_dict": {}},
+        {"arl": {"recipe": {**RECIPE, "pixels": {"median": 0.3}}}, "state_dict": {}},
+        {"arl": {"recipe": {**RECIPE, "anatomies": None}}, "state_dict": {}},
+    ],
+)
+def test_checkpoints_that_describe_no_encoder_are_refused_by_name(tmp_path, checkpoint):
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last.ckpt: its encoder .* damaged or of another version \(\w+: [^\n]*\)"):
+        encoder_of_checkpoint(tmp_path / "last.ckpt", "teacher")
+
+
+def test_a_checkpoint_with_a_description_but_without_weights_is_refused_by_what_it_lacks(tmp_path):
+    torch.save({"arl": {"recipe": RECIPE}, "state_dict": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last.ckpt: lacks blocks.0"):
+        encoder_of_checkpoint(tmp_path / "last.ckpt", "teacher")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{no json",
+        "[]",
+        json.dumps({name: value for name, value in SPEC_FIELDS.items() if name != "kernel"}),
+        json.dumps({name: value for name, value in SPEC_FIELDS.items() if name != "anatomies"}),
+        json.dumps({**SPEC_FIELDS, "more": 1}),
+        json.dumps({**SPEC_FIELDS, "image_size": "large"}),
+        json.dumps({**SPEC_FIELDS, "image_size": 0}),
+        json.dumps({**SPEC_FIELDS, "conditioning": "other"}),
+    ],
+)
+def test_headers_that_describe_no_encoder_are_refused_by_name(tmp_path, header):
+    save_file({"x": torch.zeros(1)}, tmp_path / "encoder.safetensors", {METADATA_KEY: header})
+    with pytest.raises(UserError, match=r"encoder.safetensors: its encoder .* of another version \(\w+: [^\n]*\)"):
+        read_encoder(tmp_path / "encoder.safetensors")
+
+
+def test_a_folder_is_told_with_the_file_of_it_to_give(tmp_path):
+    with pytest.raises(UserError, match=rf"^{tmp_path}: is a folder; give a checkpoint's file$"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("epoch_9.ckpt", "last.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+    with pytest.raises(UserError, match=rf"^{tmp_path}: is a folder; give its file {tmp_path}/checkpoints/last.ckpt$"):
+        encoder_of_checkpoint(tmp_path, "teacher")
+    folder = tmp_path / "x.safetensors"
+    folder.mkdir()
+    (folder / "encoder.safetensors").touch()
+    with pytest.raises(UserError, match=r"x.safetensors: is a folder; give its file .*encoder.safetensors"):
+        read_encoder(folder)
+
+
+def test_a_checkpoint_of_a_task_is_told_apart_from_a_foreign_one(tmp_path):
+    torch.save({"state_dict": {}, "arl_downstream": {"task": "busi"}}, tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match=r"best.ckpt: already trained on task busi; give its pretraining checkpoint$"):
+        encoder_of_checkpoint(tmp_path / "best.ckpt", "teacher")

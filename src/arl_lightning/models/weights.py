@@ -1,6 +1,8 @@
 """Reads and writes encoders: from a checkpoint of `arl pretrain`, and from safetensors that stand alone."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -68,8 +70,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a PyTorch checkpoint on the CPU, without unpickling code.
 
     Raises:
-        UserError: If the file is missing or is no checkpoint.
+        UserError: If the file is missing, a folder, or no checkpoint.
     """
+    _refuse_folder(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
@@ -81,31 +84,55 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def spec_of_checkpoint(checkpoint: dict[str, Any]) -> EncoderSpec:
-    """Return the encoder that a checkpoint of `arl pretrain` was trained with."""
-    recipe = checkpoint["arl"]["recipe"]
-    names = ("name", "image_size", "in_chans", "conditioning", "kernel", "register_tokens")
-    encoder = {name: recipe["encoder"][name] for name in names}
-    return EncoderSpec(**encoder, anatomies=tuple(recipe["anatomies"]), **recipe["pixels"])
-
-
 def encoder_of_checkpoint(path: Path, network: Network, drop_path: float = 0.0) -> tuple[AViT, EncoderSpec]:
     """Rebuild the teacher's or the student's encoder from a checkpoint of `arl pretrain`.
 
     Raises:
-        UserError: If the file is missing or is no such checkpoint.
+        UserError: If the file is missing, damaged, or no such checkpoint.
     """
     checkpoint = read_checkpoint(path)
+    if (described := checkpoint.get("arl_downstream")) is not None:
+        task = f" {described['task']}" if isinstance(described, dict) and "task" in described else ""
+        raise UserError(f"{path}: already trained on task{task}; give its pretraining checkpoint")
     if "arl" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of `arl pretrain`; name an adapter for others, such as vit:{path}")
     prefix = f"{network}.encoder."
-    state = {
-        name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
-    }
-    spec = spec_of_checkpoint(checkpoint)
-    encoder = spec.build(drop_path)
+    with _other_versions_refused(path):
+        recipe, weights = checkpoint["arl"]["recipe"], checkpoint["state_dict"]
+        names = ("name", "image_size", "in_chans", "conditioning", "kernel", "register_tokens")
+        fields = {**{name: recipe["encoder"][name] for name in names}, **recipe["pixels"]}
+        encoder, spec = _built({**fields, "anatomies": recipe["anatomies"]}, drop_path)
+        state = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     load_weights(encoder, state, path)
     return encoder, spec
+
+
+def _built(fields: dict[str, Any], drop_path: float) -> tuple[AViT, EncoderSpec]:
+    spec = EncoderSpec(**{**fields, "anatomies": tuple(fields["anatomies"])})
+    return spec.build(drop_path), spec
+
+
+@contextmanager
+def _other_versions_refused(path: Path) -> Iterator[None]:
+    """Turn what a description with too few, more or other fields raises into a line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(
+            f"{path}: its encoder is not described as this version does, so it is damaged or of another version"
+            f" ({reason}); write it again with this one"
+        ) from error
+
+
+def _refuse_folder(path: Path) -> None:
+    if not path.is_dir():
+        return
+    patterns = ("checkpoints/last.ckpt", "last.ckpt", "checkpoints/*.ckpt", "*.ckpt", "*.safetensors")
+    found = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    raise UserError(f"{path}: is a folder; " + (f"give its file {found[0]}" if found else "give a checkpoint's file"))
 
 
 def write_encoder(path: Path, encoder: AViT, spec: EncoderSpec, notes: dict[str, str] | None = None) -> None:
@@ -127,8 +154,9 @@ def read_encoder(path: Path, drop_path: float = 0.0) -> tuple[AViT, EncoderSpec]
     """Rebuild an encoder that `write_encoder` wrote.
 
     Raises:
-        UserError: If the file is missing, damaged, or has none of our headers.
+        UserError: If the file is missing, a folder, damaged, or has none of our headers.
     """
+    _refuse_folder(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -141,9 +169,8 @@ def read_encoder(path: Path, drop_path: float = 0.0) -> tuple[AViT, EncoderSpec]
         raise UserError(
             f"{path}: has no '{METADATA_KEY}' header; name an adapter for foreign files, such as vit:{path}"
         )
-    fields = json.loads(header)
-    spec = EncoderSpec(**{**fields, "anatomies": tuple(fields["anatomies"])})
-    encoder = spec.build(drop_path)
+    with _other_versions_refused(path):
+        encoder, spec = _built(json.loads(header), drop_path)
     load_weights(encoder, state, path)
     return encoder, spec
 
