@@ -24,8 +24,7 @@ def root(tmp_path: Path) -> Path:
         path = tmp_path.joinpath("set", *map(os.fsdecode, names))
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = draw.integers(0, 100, (40, 48)) + 100 * bright
-        with path.open("wb") as file:  # Pillow takes no such name itself
-            Image.fromarray(pixels.astype(np.uint8)).save(file, format="png")
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
     return tmp_path / "set"
 
 

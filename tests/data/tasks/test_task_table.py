@@ -113,6 +113,51 @@ def test_a_row_that_cannot_be_used_is_named_by_line_and_column(tabulate: Tabulat
     assert listing.findings[0].stops == ("patient: empty" not in reason)
 
 
+def test_a_stray_quote_is_named_by_the_line_that_holds_it(tabulate: Tabulate) -> None:
+    listing = tabulate('image,label\n\na.png,cyst\nb.png,"tumour\nc.png,cyst\na.png,"\nc.png,other\n')
+    assert reasons(listing) == ["line 4, column label: a quote that is not closed, or a line break; correct it"]
+    assert listing.classes == ("cyst", "other")
+    with pytest.raises(UserError, match=r"labels\.csv: .*\(line 3: a quote that is not closed\)"):
+        tabulate('image,label\na.png,cyst\nb.png,"tumour\nc.png,cyst\n')
+    with pytest.raises(UserError, match=r"labels\.csv: .*\(line 2: ',' expected after '\"'\)"):
+        tabulate('image,label\na.png,"cyst" tumour\n')
+
+
+def test_lines_are_counted_from_where_a_row_begins(tabulate: Tabulate) -> None:
+    listing = tabulate('image,label,remark\na.png,x,"two\nlines"\nb.png,,"two\nlines"\nc.png,y,\n')
+    assert reasons(listing) == ["line 4, column label: empty; fill it in or delete the row"]
+
+
+def test_a_name_that_the_system_refuses_is_found_in_its_line(tabulate: Tabulate, tmp_path: Path) -> None:
+    long = "n" * 300 + ".png"
+    listing = tabulate(f"image,label,mask\na.png,x,{long}\n{long},y,\nc.png,y,\n", structures=("lesion",))
+    assert [(found.path.name, found.kind) for found in listing.findings] == [(long, "unreadable")] * 2
+    refused = "File name too long; correct the name, or grant access to it"
+    assert reasons(listing) == [
+        f"named in labels.csv, line 2, column mask: {refused}",
+        f"named in labels.csv, line 3, column image: {refused}",
+    ]
+    assert [case.key for case in listing.cases] == ["c.png"]
+
+
+def test_a_frame_of_thousands_of_digits_is_no_index(tabulate: Tabulate) -> None:
+    listing = tabulate(f"image,label,frame\nclip.avi,x,{'1' * 5000}\nclip.avi,y,999999999\na.png,x,\n")
+    assert reasons(listing)[0].startswith("line 2, column frame: '1111")
+    assert [case.key for case in listing.cases] == ["a.png", "clip.avi#999999999"]
+
+
+def test_a_table_that_must_not_be_read_is_refused(
+    tabulate: Tabulate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "labels.csv"
+    monkeypatch.setattr("os.access", lambda path, mode: path != closed)
+    with pytest.raises(UserError, match=r"labels\.csv: must not be read; grant access to it"):
+        tabulate("image,label\na.png,x\nb.png,y\n")
+    closed = tmp_path
+    with pytest.raises(UserError, match=rf"^{tmp_path}: must not be read; grant access to it"):
+        tabulate("image,label\na.png,x\nb.png,y\n")
+
+
 def test_a_missing_file_is_a_finding_about_that_file(tabulate: Tabulate, tmp_path: Path) -> None:
     listing = tabulate("image,label,mask\na.png,x,lost.png\nlost/b.png,y,\nc.png,x,\n", structures=("lesion",))
     assert [(found.path, found.kind) for found in listing.findings] == [

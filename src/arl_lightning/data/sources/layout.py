@@ -1,10 +1,16 @@
 """Checks that a folder is the data set it is said to be, and reads the tables in it, with errors that name the fix."""
 
 import csv
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from arl_lightning.data.wording import one_line
 from arl_lightning.errors import UserError
+
+UNCLOSED = "a quote that is not closed"
 
 
 def require(root: Path, entries: Sequence[str], data_set: str, where: str) -> None:
@@ -17,8 +23,9 @@ def require(root: Path, entries: Sequence[str], data_set: str, where: str) -> No
         where: Where to ask for it, for the message.
 
     Raises:
-        UserError: If the root or an entry is missing.
+        UserError: If the root or an entry is missing, or must not be read.
     """
+    refuse_closed(root)
     if not root.is_dir():
         problem = "is no folder" if root.exists() else "no such folder"
         raise UserError(f"{root}: {problem}; --root names the folder of {data_set} ({where})")
@@ -28,6 +35,29 @@ def require(root: Path, entries: Sequence[str], data_set: str, where: str) -> No
             f"{root / missing[0]}: missing; --root must be the folder of {data_set} as released, which holds"
             f" {', '.join(entries)} ({where})"
         )
+    for entry in entries:
+        refuse_closed(root / entry)
+
+
+def refuse_closed(path: Path) -> None:
+    """Refuse what this process must not read: a folder that is closed looks empty to a search for files.
+
+    Raises:
+        UserError: If the file or folder must not be read, or a folder above it.
+    """
+    with access_granted():
+        needed = os.R_OK | os.X_OK if path.is_dir() else os.R_OK
+        if path.exists() and not os.access(path, needed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+@contextmanager
+def access_granted() -> Iterator[None]:
+    """Say what to do where the system does not let this process read something."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(f"{one_line(error.filename)}: must not be read; grant access to it (chmod)") from error
 
 
 def read_csv(path: Path, columns: Sequence[str], where: str, delimiter: str = ",") -> list[dict[str, str]]:
@@ -40,13 +70,14 @@ def read_csv(path: Path, columns: Sequence[str], where: str, delimiter: str = ",
         delimiter: Between two fields.
 
     Raises:
-        UserError: If the file is missing, is no such table or lacks a column.
+        UserError: If the file is missing, must not be read, is no such table or lacks a column.
     """
+    refuse_closed(path)
     if not path.is_file():
         raise UserError(f"{path}: missing; copy the data set's table there, or download the set again ({where})")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, delimiter=delimiter))
+            rows = [fields for _, fields in records(file, delimiter)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: not a table of comma-separated text ({error}); download it again ({where})"
@@ -60,4 +91,22 @@ def read_csv(path: Path, columns: Sequence[str], where: str, delimiter: str = ",
         raise UserError(
             f"{path}: has no column '{lacking[0]}', only {', '.join(header)}; is it this data set's table? ({where})"
         )
-    return [dict(zip(header, row, strict=False)) for row in rows[1:] if any(field.strip() for field in row)]
+    return [dict(zip(header, row, strict=False)) for row in rows[1:]]
+
+
+def records(lines: Iterable[str], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a table that hold anything, each with the line that it begins in, from 1.
+
+    Raises:
+        csv.Error: If a quote is not closed, or text stands behind a closed one; names the line that its row begins in.
+    """
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    first = 1
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                yield first, fields
+            first = reader.line_num + 1
+    except csv.Error as error:
+        reason = UNCLOSED if "unexpected end of data" in str(error) else error
+        raise csv.Error(f"line {first}: {reason}") from error

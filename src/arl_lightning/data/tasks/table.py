@@ -13,18 +13,20 @@ A csv file with a header row, UTF-8; other columns are ignored, and so is their 
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from arl_lightning.data.media import CLIP_SUFFIXES, IMAGE_SUFFIXES
+from arl_lightning.data.sources.layout import UNCLOSED, records, refuse_closed
 from arl_lightning.data.tasks.case import Case, Finding, FindingKind, Listing, SplitName
 from arl_lightning.data.wording import count, one_line
 from arl_lightning.errors import UserError
 
 LABEL = "label"
 OPTIONAL = ("patient", "split", "video", "frame")
+MAX_DIGITS = 9  # of a frame's index; Python refuses to read thousands
 NO_VALUES = ("nan", "none", "null", "<na>")  # what programs write where they have no value
 SPLITS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -55,10 +57,11 @@ def table_listing(
         label_column: Another name of the column `label`, which is looked for first.
 
     Raises:
-        UserError: If there is no such file or folder, the file is no table, lacks a column or has no rows, none of its
-            images is there, or `positive` is none of its classes.
+        UserError: If a file or folder is not there or must not be read, the file is no table, lacks a column or has no
+            rows, none of its images is there, or `positive` is none of its classes.
     """
     base = root if root != Path() else table.parent
+    refuse_closed(base)
     if not base.is_dir():
         raise UserError(f"{one_line(base)}: no such folder; --root names what paths in {one_line(table)} start from")
     header, rows = _read(table, where)
@@ -76,8 +79,8 @@ def table_listing(
     reader.check_whole_columns(header, rows)
     found = classes
     if found is None:  # also from rows that cannot be used: a class's index must not depend on a missing file
-        named = {row[label] for row in rows} if label else set()
-        found = tuple(sorted(name for name in named if name and name.lower() not in NO_VALUES))
+        named = {row[label] for row in rows if len(row[label].splitlines()) == 1} if label else set()
+        found = tuple(sorted(name for name in named if name.lower() not in NO_VALUES))
     if classes is None and label is not None:
         reader.findings += derived_findings(found, table, f"column {label}: ")
     check_positive(table, found, positive)
@@ -154,6 +157,10 @@ class _Reader:
 
     def _check_cells(self, row: _Row) -> None:
         used = ["image", *OPTIONAL, *([self.label] if self.label else []), *(["mask"] if self.with_masks else [])]
+        broken = [column for column in used if len(row[column].splitlines()) > 1]
+        if broken:  # the quote swallowed the rows behind: what else is wrong with this one says nothing
+            self._say_cell(row, broken[0], f"{UNCLOSED}, or a line break; correct it")
+            return
         for column in used:
             if row[column].lower() in NO_VALUES:
                 self._say_cell(row, column, f"'{row[column]}' is no value; fill it in, or leave the cell empty")
@@ -180,13 +187,19 @@ class _Reader:
         frame, is_clip = row["frame"], Path(row["image"]).suffix.lower() in CLIP_SUFFIXES
         if is_clip and not frame:
             self._say_cell(row, "frame", f"empty, though {row['image']} is a clip; say which frame to use, from 0")
-        elif is_clip and frame.lower() not in NO_VALUES and not (frame.isascii() and frame.isdigit()):
+        elif is_clip and frame.lower() not in NO_VALUES and not is_index(frame):
             self._say_cell(row, "frame", f"'{one_line(frame)}' is no index; give a whole number from 0")
 
     def _check_files(self, row: _Row, path: Path, masks: Sequence[Path]) -> None:
         for file, column in [(path, "image"), *((mask, "mask") for mask in masks)]:
             named = f"named in {self.table.name}, line {row.line}, column {column}"
-            if not file.is_file():
+            try:
+                is_there = file.is_file()
+            except OSError as error:
+                self.say("unreadable", f"{named}: {error.strerror}; correct the name, or grant access to it", file)
+                self.num_absent += column == "image"
+                continue
+            if not is_there:
                 self.say("missing", f"{named}; copy the file there or correct the row", file)
                 self.num_absent += column == "image"
             elif file.suffix.lower() not in IMAGE_SUFFIXES + CLIP_SUFFIXES:
@@ -209,11 +222,12 @@ class _Reader:
 
 def _read(table: Path, where: str) -> tuple[list[str], list[_Row]]:
     """Return the columns' names in lower case, and the rows that hold anything, with their lines in the file."""
+    refuse_closed(table)
     if not table.is_file():
         raise UserError(f"{one_line(table)}: no such table; write a csv file image,label[,patient][,split] ({where})")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(_numbered(file))
+            lines = list(records(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{one_line(table)}: no table of comma-separated UTF-8 text ({error}); save it so") from error
     if not lines:
@@ -231,11 +245,9 @@ def _read(table: Path, where: str) -> tuple[list[str], list[_Row]]:
     return header, rows
 
 
-def _numbered(file: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(file)
-    for fields in reader:
-        if any(field.strip() for field in fields):
-            yield reader.line_num, fields
+def is_index(cell: str) -> bool:
+    """Tell whether a cell is the index of a frame, from 0."""
+    return cell.isascii() and cell.isdigit() and len(cell) <= MAX_DIGITS
 
 
 def _label_column(
