@@ -69,7 +69,8 @@ def run_recipe(name: ProtocolName, protocol: Protocol, recipe: Recipe, say: Call
     if not recipe.overwrite:
         refuse_other_run(folder, name, recipe)
     material = open_material(recipe, protocol.with_masks)
-    planned = trials(material.listing.cases, recipe)
+    classes = () if protocol.with_masks else material.listing.classes
+    planned = trials(material.listing.cases, recipe, material.images.groups, classes)
     if is_first_rank():
         say(start_report(material, planned, name))
         if recipe.overwrite:

@@ -147,7 +147,7 @@ def open_material(recipe: Recipe, with_masks: bool) -> Material:
         released=recipe.folds is None and recipe.splitting.source != "drawn",
     )
     if damaged := refuse_damage(findings, recipe.task, recipe.skip_damaged):
-        listing = without_damage(listing, damaged)
+        listing = without_damage(listing, damaged, images.pictures, classes=not with_masks)
         images, findings = images.restricted(listing), [each for each in findings if not each.stops]
     return Material(
         recipe,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from arl_lightning.data.wording import count
+from arl_lightning.data.wording import count, one_line
 from arl_lightning.downstream.material import Material
 from arl_lightning.downstream.recipe import ProtocolName
 from arl_lightning.downstream.trials import Trial
@@ -27,7 +27,9 @@ def start_report(material: Material, planned: Sequence[Trial], name: ProtocolNam
         f"encoder         {material.origin.model} at {material.image_size} px from {recipe.checkpoint}, {told}",
         f"protocol        {name}, {count(len(planned), 'training')}",
     ]
-    lines += [f"note            {finding.path}: {finding.reason}" for finding in material.notes[:NUM_NOTES]]
+    of_parts = dict.fromkeys(note for trial in planned for note in trial.notes)  # only here they are said
+    lines += [f"note            {one_line(each.path)}: {one_line(each.reason)}" for each in of_parts]
+    lines += [f"note            {one_line(each.path)}: {one_line(each.reason)}" for each in material.notes[:NUM_NOTES]]
     if len(material.notes) > NUM_NOTES:
         more = len(material.notes) - NUM_NOTES
         lines.append(f"                and {more} more: arl tasks check {recipe.task} lists them")

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from arl_lightning.data.tasks.case import Case
+from arl_lightning.data.tasks.case import Case, Finding
+from arl_lightning.data.tasks.consistency import part_findings
 from arl_lightning.data.tasks.splits import Split, label_share, split_cases, split_folds, split_hash
+from arl_lightning.data.wording import one_line
 from arl_lightning.downstream.recipe import Recipe
+from arl_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Trial:
         fold: Which fold is tested, None without folds.
         fraction: Share of the training labels that is used.
         split_hash: Names the test part; of all folds together where there are several.
+        notes: What its split lacks, without which it can be trained.
     """
 
     name: str
@@ -27,24 +31,33 @@ class Trial:
     fold: int | None
     fraction: float
     split_hash: str
+    notes: tuple[Finding, ...] = ()
 
 
-def trials(cases: Sequence[Case], recipe: Recipe) -> list[Trial]:
+def trials(
+    cases: Sequence[Case], recipe: Recipe, groups: Sequence[str] | None = None, classes: Sequence[str] = ()
+) -> list[Trial]:
     """List the trainings, by share of the labels, then by seed, then by fold.
 
+    Args:
+        cases: All cases.
+        recipe: Says how they are split.
+        groups: What must stay in one part, one for each case; patients and clips where None.
+        classes: What is learnt to tell apart; empty where masks are.
+
     Raises:
-        UserError: If the cases cannot be split as asked for.
+        UserError: If the cases cannot be split as asked for, or a class is left without a training case.
     """
     if recipe.folds is None:
-        splits = [split_cases(cases, recipe.splitting)]
+        splits = [split_cases(cases, recipe.splitting, groups)]
         whole = split_hash(cases, splits[0])
     else:
-        splits = split_folds(cases, recipe.folds, recipe.splitting)
+        splits = split_folds(cases, recipe.folds, recipe.splitting, groups)
         whole = split_hash(cases, Split((), (), tuple(range(len(cases)))))
-    return [
+    planned = [
         Trial(
             _name(recipe, fraction, seed, fold),
-            replace(split, train=label_share(cases, split.train, fraction, seed)),
+            replace(split, train=label_share(cases, split.train, fraction, seed, groups)),
             seed,
             fold if recipe.folds else None,
             fraction,
@@ -54,6 +67,16 @@ def trials(cases: Sequence[Case], recipe: Recipe) -> list[Trial]:
         for seed in recipe.seeds
         for fold, split in enumerate(splits)
     ]
+    return [_noted(trial, cases, classes) for trial in planned]
+
+
+def _noted(trial: Trial, cases: Sequence[Case], classes: Sequence[str]) -> Trial:
+    findings = part_findings(cases, trial.split, classes)
+    for finding in findings:
+        if finding.stops:
+            where = f"{trial.name}: " if trial.name else ""
+            raise UserError(f"{one_line(finding.path)}: {where}{finding.reason}")
+    return replace(trial, notes=tuple(findings))
 
 
 def _name(recipe: Recipe, fraction: float, seed: int, fold: int) -> str:

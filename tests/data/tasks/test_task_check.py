@@ -215,6 +215,7 @@ def test_leaving_out_most_of_a_class_is_refused(tmp_path: Path) -> None:
         without_damage(listing_of(cases), [cases[1].path, cases[3].path])
     with pytest.raises(UserError, match=r": after 1 case was left out, class malignant has 2 samples of one patient"):
         without_damage(listing_of(cases), [cases[1].path], {3: b"same", 5: b"same"})
+    assert len(without_damage(listing_of(cases), [cases[1].path, cases[3].path], classes=False).cases) == 4
     assert len(without_damage(listing_of(cases), [cases[1].path], {0: b"same", 2: b"same", 3: b"", 5: b""}).cases) == 5
     with pytest.raises(UserError, match="no case is left"):
         without_damage(listing_of(cases), [each.path for each in cases])

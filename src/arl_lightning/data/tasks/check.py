@@ -123,13 +123,16 @@ def refuse_damage(findings: Sequence[Finding], name: str, allow: bool = False) -
     )
 
 
-def without_damage(listing: Listing, damaged: Iterable[Path], pictures: Mapping[int, bytes] | None = None) -> Listing:
+def without_damage(
+    listing: Listing, damaged: Iterable[Path], pictures: Mapping[int, bytes] | None = None, classes: bool = True
+) -> Listing:
     """Leave out the cases whose image, clip or mask is among the damaged files; their places change.
 
     Args:
         listing: The cases.
         damaged: The files.
         pictures: A hash of each case's pixels, by place: identical ones count as of one patient.
+        classes: Whether labels matter.
 
     Raises:
         UserError: If no case is left, or a class is left with samples of one patient only.
@@ -142,7 +145,7 @@ def without_damage(listing: Listing, damaged: Iterable[Path], pictures: Mapping[
     left = replace(listing, cases=kept, findings=tuple(each for each in listing.findings if not each.stops))
     of_kept = {new: (pictures or {}).get(place, b"") for new, place in enumerate(places)}
     num_gone = len(listing.cases) - len(kept)
-    for finding in small_classes(left, joined_groups(kept, of_kept)):
+    for finding in small_classes(left, joined_groups(kept, of_kept)) if classes else ():
         after = f"after {count(num_gone, 'case')} {'was' if num_gone == 1 else 'were'} left out, " if num_gone else ""
         raise UserError(f"{one_line(finding.path)}: {after}{finding.reason}")
     return left
