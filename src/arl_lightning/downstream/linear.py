@@ -3,6 +3,7 @@
 Legend: N cases, D channels, K classes.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def fit_linear(
     """
     features, labels = train
     weights = balanced_weights(labels, head.linear.out_features) if options.class_weights == "balanced" else None
-    steps = max(1, len(features) // batch_size)
+    steps = math.ceil(len(features) / batch_size)
     groups = [
         {"params": [head.linear.weight], "weight_decay": options.weight_decay},
         {"params": [head.linear.bias], "weight_decay": 0.0},
@@ -61,8 +62,7 @@ def fit_linear(
     best, chosen, state = -np.inf, 0, head.state_dict()
     head.cpu().train()
     for epoch in range(options.epochs):
-        places = torch.randperm(len(features), generator=order)[: steps * batch_size]
-        for batch in places.split(batch_size):
+        for batch in torch.randperm(len(features), generator=order).split(batch_size):
             loss = F.cross_entropy(
                 head(features[batch]), labels[batch], weights, label_smoothing=options.label_smoothing
             )
