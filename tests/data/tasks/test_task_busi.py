@@ -8,7 +8,8 @@ import pytest
 
 from arl_lightning.data.tasks.busi import Busi, listed_faults
 from arl_lightning.data.tasks.case import Finding, Listing
-from arl_lightning.data.tasks.splits import SplitOptions, split_cases
+from arl_lightning.data.tasks.images import prepare
+from arl_lightning.data.tasks.splits import SplitOptions, split_cases, split_hash
 from arl_lightning.data.tasks.task import Task
 from arl_lightning.errors import UserError
 
@@ -198,3 +199,12 @@ def test_the_real_set_is_whole_and_splits_in_proportion(ultrasound_data):
     split = split_cases(listing.cases, SplitOptions())
     assert [len(part) for part in (split.train, split.val, split.test)] == [354, 50, 101]
     assert Counter(listing.cases[place].label for place in split.test) == {"benign": 64, "malignant": 37}
+
+
+def test_the_recipes_split_of_the_real_set_is_not_moved_by_identical_pictures(ultrasound_data):
+    listing = Busi(ultrasound_data / "busi").listing()
+    images, _ = prepare(listing, 32, 1, with_masks=False, show_progress=False)
+    assert len(images.pictures) == 505
+    assert images.groups == [case.group for case in listing.cases]
+    split = split_cases(listing.cases, SplitOptions("drawn", test=142, val=50, seed=0), images.groups)
+    assert split_hash(listing.cases, split) == "65219f4bd0dcec6e"

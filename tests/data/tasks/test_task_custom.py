@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from arl_lightning.data.tasks.custom import Custom
+from arl_lightning.data.tasks.open import open_task
 from arl_lightning.data.tasks.registry import task_class
 from arl_lightning.data.tasks.task import Task
 from arl_lightning.errors import UserError
@@ -118,3 +119,17 @@ def test_a_released_split_of_real_gallbladders_is_kept(ultrasound_data: Path, tm
     assert listing.findings == ()
     counts = Counter((case.split, case.label) for case in listing.cases)
     assert counts == {("train", "0"): 156, ("train", "1"): 150, ("test", "0"): 100, ("test", "1"): 100}
+
+
+def test_a_given_root_is_heeded_beside_a_table_though_it_is_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = table_of(tmp_path, "x", "y")
+    (tmp_path / "elsewhere").mkdir()
+    table = table.rename(tmp_path / "elsewhere" / table.name)
+    monkeypatch.chdir(tmp_path)
+    for given in (".", "./", str(tmp_path)):
+        listing = open_task("custom", Path(given), table, {}).listing()
+        assert [case.key for case in listing.cases] == ["0.png", "1.png"]
+    with pytest.raises(UserError, match=r"none of the files it names \(2\) is below .*elsewhere"):
+        open_task("custom", None, table, {}).listing()

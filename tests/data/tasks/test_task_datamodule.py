@@ -269,7 +269,15 @@ def test_the_time_spent_waiting_is_counted(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("batch_size", 0), ("num_workers", -1), ("image_size", 0), ("fit", "bend"), ("balance", "all")]
+    ("key", "value"),
+    [
+        ("batch_size", 0),
+        ("num_workers", -1),
+        ("image_size", 0),
+        ("keep_gb", float("nan")),
+        ("fit", "bend"),
+        ("balance", "all"),
+    ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_its_key(key: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"^loading\.{key} "):

@@ -105,12 +105,16 @@ def test_frames_of_a_clip_are_cases_of_one_video(tabulate: Tabulate) -> None:
         ("b.png,cyst,,train", "column patient: empty in 1 row of 3, first in line 3; each of these images counts as"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_named_by_line_and_column(tabulate: Tabulate, row: str, reason: str) -> None:
+def test_a_row_that_cannot_be_used_is_named_by_line_and_column(
+    tabulate: Tabulate, tmp_path: Path, row: str, reason: str
+) -> None:
     text = f"image,label,patient,split\na.png,cyst,P1,train\n{row}\nc.png,tumour,P2,test\n"
     listing = tabulate(text, classes=("cyst", "tumour"))
     assert [found for found in reasons(listing) if found.startswith(reason)], reasons(listing)
     assert {"a.png", "c.png"} <= {case.key for case in listing.cases}
     assert listing.findings[0].stops == ("patient: empty" not in reason)
+    assert listing.findings[0].whole == reason.startswith("column split")  # no row can be left out to mend it
+    assert listing.source == tmp_path / "labels.csv"
 
 
 def test_a_stray_quote_is_named_by_the_line_that_holds_it(tabulate: Tabulate) -> None:
@@ -173,6 +177,10 @@ def test_spellings_of_one_class_and_a_single_class_are_found(tabulate: Tabulate)
         "column label: 'Cyst' and 'cyst' differ in case only; use one of them"
     ]
     assert "'x' is the only class" in reasons(tabulate("image,label\na.png,x\nb.png,x\n"))[0]
+    for text in ("image,label\na.png,Cyst\nb.png,cyst\n", "image,label\na.png,x\n"):
+        assert all(found.stops and found.whole for found in tabulate(text).findings)
+    only = "image,label,mask\na.png,x,a_mask.png\nb.png,x,a_mask_1.png\n"
+    assert [found.kind for found in tabulate(only, structures=("lesion",)).findings] == ["note"]
 
 
 def test_masks_of_no_named_structure_are_said_to_be_left_out(tabulate: Tabulate) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from arl_lightning.data.tasks.custom import Custom
 from arl_lightning.data.tasks.registry import task_class
 from arl_lightning.data.tasks.task import Task
 from arl_lightning.data.tasks.thyroid import Thyroid
@@ -63,6 +64,44 @@ def test_what_lies_too_deep_or_beside_the_parts_is_said(tmp_path: Path) -> None:
         ("d.png", "inconsistent"),
     ]
     assert "1 image in no part" in listing.findings[1].reason
+    assert listing.findings[1].whole  # leaving one out would leave others
+
+
+def test_links_that_lead_back_name_no_patients_and_no_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "benign/a.png", "benign/p1/b.png", "malignant/c.png")
+    for name, target in (
+        ("benign/loop", "."),
+        ("benign/p1/deep", "../.."),
+        ("malignant/up", ".."),
+        ("round", "."),
+        ("self", "self"),
+    ):
+        (tmp_path / name).symlink_to(target)
+    listing = Custom(tmp_path).listing()
+    assert listing.classes == ("benign", "malignant")
+    assert [(case.key, case.patient) for case in listing.cases] == [
+        ("benign/a.png", None),
+        ("benign/p1/b.png", "p1"),
+        ("malignant/c.png", None),
+    ]
+
+
+def test_a_file_is_listed_once_under_its_own_name_whatever_links_to_it(tmp_path: Path) -> None:
+    touch(tmp_path, "benign/p2/a.png", "malignant/c.png")
+    (tmp_path / "benign/0.png").symlink_to("p2/a.png")
+    (tmp_path / "benign/p1").symlink_to("p2")
+    (tmp_path / "malignant/p9").symlink_to("../benign/p2")  # another class: its picture is found there
+    (tmp_path / "link").symlink_to(tmp_path)
+    for root in (tmp_path, tmp_path / "link"):
+        listing = Thyroid(root).listing()
+        assert [(case.key, case.patient) for case in listing.cases] == [
+            ("benign/p2/a.png", "p2"),
+            ("malignant/c.png", None),
+            ("malignant/p9/a.png", "p9"),
+        ]
+        (finding,) = [found for found in listing.findings if "link" in found.reason]
+        assert (finding.path, finding.kind) == (root / "benign/0.png", "note")
+        assert finding.reason.startswith("2 links to a listed image")
 
 
 def test_a_table_in_the_root_is_read_and_a_given_one_instead_of_it(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Loading:
 
     def __post_init__(self) -> None:
         for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0), ("keep_gb", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
+            if (value := getattr(self, name)) is not None and not value >= least:  # nan is refused too
                 raise UserError(f"loading.{name} {value:g}: must be at least {least}")
         for name, known in (("fit", get_args(Fit)), ("balance", ("none", "sampler"))):
             if getattr(self, name) not in known:

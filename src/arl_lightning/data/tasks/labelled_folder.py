@@ -60,7 +60,7 @@ def folder_listing(root: Path, classes: tuple[str, ...] | None, positive: str | 
     layout = f"<class>/[<patient>/]image.png, or a {TABLE}"
     if not root.is_dir():
         raise UserError(f"{one_line(root)}: no such folder; --root names one that holds {layout} ({where})")
-    found = list(_walk(root))
+    found, links = _without_links(root, list(_walk(root)))
     names = sorted({image.label for image in found})
     if not names:
         raise UserError(f"{one_line(root)}: holds no image in a folder of a class; --root names {layout} ({where})")
@@ -84,10 +84,10 @@ def folder_listing(root: Path, classes: tuple[str, ...] | None, positive: str | 
         )
     cases.sort(key=lambda case: case.key)
     check_positive(root, vocabulary, positive)
-    findings = [*_unknown_classes(root, found, vocabulary), *_leftovers(root, found)]
+    findings = [*_unknown_classes(root, found, vocabulary), *_leftovers(root, found, links)]
     if classes is None:
         findings += derived_findings(vocabulary, root)
-    return Listing(tuple(cases), vocabulary, positive, (), tuple(findings))
+    return Listing(tuple(cases), vocabulary, positive, (), tuple(findings), root)
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,31 @@ def _walk(root: Path) -> Iterator[_Image]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in _entries(folder) if path.is_dir())
+    """Return the folders within, but no link that leads back to this one or to one around it."""
+    here = folder.resolve()
+    return sorted(
+        path
+        for path in _entries(folder)
+        if path.is_dir() and not (path.is_symlink() and here.is_relative_to(path.resolve()))
+    )
 
 
 def _images(folder: Path) -> list[Path]:
     return sorted(path for path in _entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _without_links(root: Path, found: list[_Image]) -> tuple[list[_Image], list[Path]]:
+    """Take a file once for a class and a part, under its own name before a link's; return the other links too.
+
+    A file in two classes or two parts stays in both, for its picture to be found there.
+    """
+    real = root.resolve()
+    names = {image: image.path.resolve() for image in found}
+    once: dict[tuple[Path, str, SplitName | None], _Image] = {}
+    for image in sorted(found, key=lambda image: names[image] != real / image.path.relative_to(root)):
+        once.setdefault((names[image], image.label.casefold(), image.split), image)
+    kept = set(once.values())
+    return [image for image in found if image in kept], [image.path for image in found if image not in kept]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -139,9 +159,11 @@ def _unknown_classes(root: Path, found: list[_Image], vocabulary: tuple[str, ...
         yield Finding(folder, "inconsistent", f"{reason}, or move it out of {one_line(root)}")
 
 
-def _leftovers(root: Path, found: list[_Image]) -> Iterator[Finding]:
+def _leftovers(root: Path, found: list[_Image], links: list[Path]) -> Iterator[Finding]:
     """Find media that belong to no case, and images below parts beside images that are in none."""
-    listed = {image.path for image in found}
+    if links:
+        yield Finding(links[0], "note", f"{count(len(links), 'link')} to a listed image, such as this, left out")
+    listed = {*links, *(image.path for image in found)}
     stray = sorted(
         path
         for path in root.rglob("*")
@@ -155,4 +177,4 @@ def _leftovers(root: Path, found: list[_Image]) -> Iterator[Finding]:
     loose = [image.path for image in found if image.split is None]
     if 0 < len(loose) < len(found):
         reason = f"{count(len(loose), 'image')} in no part, such as this, beside train, val or test; move or delete"
-        yield Finding(loose[0], "inconsistent", reason)
+        yield Finding(loose[0], "inconsistent", reason, whole=True)

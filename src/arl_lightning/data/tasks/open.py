@@ -39,6 +39,8 @@ def open_task(name: str, root: Path | None, table: Path | None, options: dict[st
         root = write_phantom_set(name, PHANTOM_SETS / name)
         if "partial" in inspect.signature(found).parameters:
             options = {**options, "partial": True}
+    if root == Path():  # to a task this stands for none
+        root = Path.cwd()
     task: Task = found(root=root or Path(), table=table, **options)  # type: ignore[call-arg]
     return task
 

@@ -82,10 +82,11 @@ def table_listing(
         named = {row[label] for row in rows if len(row[label].splitlines()) == 1} if label else set()
         found = tuple(sorted(name for name in named if name.lower() not in NO_VALUES))
     if classes is None and label is not None:
-        reader.findings += derived_findings(found, table, f"column {label}: ")
+        single: FindingKind = "note" if with_masks else "inconsistent"  # masks can be learnt without classes
+        reader.findings += derived_findings(found, table, f"column {label}: ", single)
     check_positive(table, found, positive)
     cases.sort(key=lambda case: case.key)
-    return Listing(tuple(cases), found, positive, structures if with_masks else (), tuple(reader.findings))
+    return Listing(tuple(cases), found, positive, structures if with_masks else (), tuple(reader.findings), table)
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ class _Reader:
         self.num_absent = 0
         self._lines: dict[str, int] = {}  # key -> the line that named it first
 
-    def say(self, kind: FindingKind, reason: str, path: Path | None = None) -> None:
-        """Add a finding, by default about the table itself."""
-        self.findings.append(Finding(path or self.table, kind, reason))
+    def say(self, kind: FindingKind, reason: str, path: Path | None = None, whole: bool = False) -> None:
+        """Add a finding, by default about the table itself: about a row that is left out, or about it as a whole."""
+        self.findings.append(Finding(path or self.table, kind, reason, whole))
 
     def case(self, row: _Row) -> Case | None:
         """Return a row's case, None where it cannot be used."""
@@ -151,9 +152,9 @@ class _Reader:
                 continue
             reason = f"column {column}: empty in {count(len(empty), 'row')} of {len(rows):,}, first in line {empty[0]}"
             if column == "split":
-                self.say("inconsistent", f"{reason}; fill it for every row or for none")
+                self.say("inconsistent", f"{reason}; fill it for every row or for none", whole=True)
             else:
-                self.say("note", f"{reason}; each of these images counts as a patient of its own")
+                self.say("note", f"{reason}; each of these images counts as a patient of its own, or as its clip's")
 
     def _check_cells(self, row: _Row) -> None:
         used = ["image", *OPTIONAL, *([self.label] if self.label else []), *(["mask"] if self.with_masks else [])]
@@ -266,18 +267,20 @@ def _label_column(
     return label
 
 
-def derived_findings(classes: Sequence[str], source: Path, prefix: str = "") -> list[Finding]:
-    """Find classes that the files themselves name in two spellings, or that are too few."""
+def derived_findings(
+    classes: Sequence[str], source: Path, prefix: str = "", single: FindingKind = "inconsistent"
+) -> list[Finding]:
+    """Find classes that the files themselves name in two spellings, or a single one."""
     spellings: dict[str, str] = {}
     findings = []
     for name in classes:
         other = spellings.setdefault(name.casefold(), name)
         if other != name:
             reason = f"{prefix}'{one_line(other)}' and '{one_line(name)}' differ in case only; use one of them"
-            findings.append(Finding(source, "inconsistent", reason))
+            findings.append(Finding(source, "inconsistent", reason, whole=True))
     if len(spellings) == 1:
         reason = f"{prefix}'{one_line(classes[0])}' is the only class; at least two are needed"
-        findings.append(Finding(source, "inconsistent", reason))
+        findings.append(Finding(source, single, reason, whole=True))
     return findings
 
 
