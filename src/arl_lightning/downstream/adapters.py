@@ -4,6 +4,7 @@ An adapter is a function from the file's dictionary to weights under timm's name
 it reads. What images the network expects comes with it: many projects normalise as ImageNet.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from arl_lightning.errors import UserError
 from arl_lightning.models.weights import read_checkpoint
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HEADS = ("head.", "fc_norm.", "decoder", "mask_token")  # of a classifier or of pretraining: no part of an encoder
+EMBEDDING = "patch_embed.proj.weight"
+HEADS = ("head.", "fc_norm.", "attn_pool.", "decoder", "mask_token")  # of a classifier or of pretraining
 
 
 class Adapter(NamedTuple):
@@ -33,7 +35,8 @@ class Adapter(NamedTuple):
 def plain_vit(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """A plain ViT's weights under timm's names, at the top or below `model`, `state_dict` or `teacher`.
 
-    Prefixes `module.`, `backbone.` and `encoder.` go; heads and decoders are left out.
+    Prefixes `module.`, `backbone.` and `encoder.` go; heads and decoders are left out. A network that was fine-tuned on
+    the mean of its tokens has its final norm behind the mean, as `fc_norm`: it becomes `norm`.
     """
     for key in ("model", "state_dict", "teacher"):
         if isinstance(checkpoint.get(key), dict):
@@ -41,10 +44,12 @@ def plain_vit(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     state = {}
     for name, value in checkpoint.items():
         for prefix in ("module.", "backbone.", "encoder."):
-            name = name.removeprefix(prefix)
-        if isinstance(value, Tensor) and not name.startswith(HEADS):
+            name = str(name).removeprefix(prefix)
+        if isinstance(value, Tensor):
             state[name] = value
-    return state
+    if "norm.weight" not in state:
+        state = {re.sub(r"^fc_norm\.", "norm.", name): value for name, value in state.items()}
+    return {name: value for name, value in state.items() if not name.startswith(HEADS)}
 
 
 ADAPTERS: dict[str, Adapter] = {"vit": Adapter(plain_vit, IMAGENET_MEAN, IMAGENET_STD)}
@@ -54,7 +59,7 @@ def adapted(name: str, path: Path) -> tuple[dict[str, Tensor], Adapter]:
     """Read a file through a named adapter.
 
     Raises:
-        UserError: If there is no such adapter, or the file cannot be read or holds no weights.
+        UserError: If there is no such adapter, or the file cannot be read or holds no weights of a vision transformer.
     """
     if name not in ADAPTERS:
         raise UserError(f"checkpoint {name}:{path}: no adapter '{name}'; there are {', '.join(sorted(ADAPTERS))}")
@@ -62,4 +67,10 @@ def adapted(name: str, path: Path) -> tuple[dict[str, Tensor], Adapter]:
     weights = adapter.weights(read_checkpoint(path))
     if not weights:
         raise UserError(f"{path}: holds no weights that the adapter '{name}' knows")
+    embedding = weights.get(EMBEDDING)
+    if embedding is not None and embedding.ndim != 4:
+        raise UserError(
+            f"{path}: {EMBEDDING} is {tuple(embedding.shape)}, not a convolution's (D, C, patch, patch): of another"
+            f" version of '{name}', or of no vision transformer; choose another file"
+        )
     return weights, adapter

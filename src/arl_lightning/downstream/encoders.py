@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import arl_lightning.models  # noqa: F401 (registers A-ViT with timm)
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
-from arl_lightning.downstream.adapters import adapted
+from arl_lightning.downstream.adapters import EMBEDDING, adapted
 from arl_lightning.downstream.options import Encoder, Pooling
+from arl_lightning.downstream.timm_models import create
 from arl_lightning.errors import UserError
 from arl_lightning.models.encoder import AViT
 from arl_lightning.models.registry import PIXEL_MEAN, PIXEL_STD
@@ -177,7 +177,7 @@ def open_backbone(checkpoint: str, options: Encoder, image_size: int | None) -> 
     else:
         backbone, size, name = _own(Path(checkpoint), options, image_size)
         origin = Origin(checkpoint, file_sha256(Path(checkpoint)), name)
-    if options.pooling == "cls" and not backbone.num_prefix_tokens:
+    if options.pooling == "cls" and not backbone.network.has_class_token:
         raise UserError(f"encoder.pooling cls: {origin.model} has no class token; use gap")
     backbone.network.set_grad_checkpointing(options.checkpoint_gradients)
     return backbone, origin, size
@@ -188,6 +188,7 @@ def _own(path: Path, options: Encoder, image_size: int | None) -> tuple[Backbone
         encoder, spec = read_encoder(path, options.drop_path)
     else:
         encoder, spec = encoder_of_checkpoint(path, options.weights, options.drop_path)
+    _refuse_other_channels(options, spec.in_chans, path)
     spec = resize(encoder, spec, image_size or spec.image_size)
     return of_spec(encoder, spec), spec.image_size, spec.name
 
@@ -209,7 +210,7 @@ def rebuild(construction: dict[str, Any]) -> Backbone:
         spec = EncoderSpec(**{**fields, "anatomies": tuple(fields["anatomies"])})
         return of_spec(spec.build(), spec)
     options = Encoder(name=fields["name"], in_chans=fields["in_chans"], drop_path=0.0)
-    network = _create(options.name, False, options, fields["image_size"])
+    network = create(options.name, False, options, fields["image_size"])
     return Backbone(network, fields["mean"], fields["std"], ANATOMIES, construction)
 
 
@@ -237,7 +238,7 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
 def _named(options: Encoder, pretrained: bool, image_size: int | None, name: str | None = None) -> tuple[Backbone, int]:
     """Build a timm model by name; its own weights come from the model hub."""
     name = name or options.name
-    network = _create(name, pretrained, options, image_size)
+    network = create(name, pretrained, options, image_size)
     if not pretrained:
         return _of_timm(network, name, [PIXEL_MEAN], [PIXEL_STD])
     stated = cast(dict[str, Any], network.pretrained_cfg)
@@ -248,49 +249,21 @@ def _for_channels(values: Sequence[float], in_chans: int) -> list[float]:
     return list(values) if len(values) == in_chans else [sum(values) / len(values)] * in_chans
 
 
-def _create(name: str, pretrained: bool, options: Encoder, image_size: int | None) -> VisionTransformer:
-    if not timm.is_model(name.partition(".")[0]):
-        raise UserError(f"encoder '{name}': timm knows no such model; `timm.list_models('*vit*')` lists them")
-    sizes: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    try:
-        network = timm.create_model(
-            name,
-            pretrained=pretrained,
-            num_classes=0,
-            in_chans=options.in_chans or (3 if pretrained else 1),
-            drop_path_rate=options.drop_path,
-            **sizes,
-        )
-    except TypeError as error:  # no vision transformer: its builder does not know an argument
-        raise UserError(f"encoder '{name}': not a vision transformer of timm's; choose one") from error
-    except AssertionError as error:
-        raise UserError(f"encoder '{name}': image_size {image_size} does not fit it ({error})") from error
-    except Exception as error:  # the hub's client raises many types, without a common base
-        if not pretrained:
-            raise
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"checkpoint timm:{name}: its weights could not be fetched ({type(error).__name__}: {reason}); connect to"
-            " the model hub, or give a file through an adapter"
-        ) from error
-    if not isinstance(network, VisionTransformer):
-        raise UserError(f"encoder '{name}': not a vision transformer of timm's; choose one")
-    size = network.patch_embed.img_size[0]
-    if size % network.patch_embed.patch_size[0]:
-        raise UserError(f"image_size {size}: not divisible by the patch size {network.patch_embed.patch_size[0]}")
-    return network
-
-
 def _foreign(name: str, path: Path, options: Encoder, image_size: int | None) -> tuple[Backbone, int]:
     weights, adapter = adapted(name, path)
-    embedding = weights.get("patch_embed.proj.weight")
-    in_chans = len(adapter.mean) if embedding is None else embedding.shape[1]
-    options = replace(options, in_chans=in_chans)
-    network = _create(options.name, False, options, None)
+    embedding = weights.get(EMBEDDING)
+    in_chans = len(adapter.mean) if embedding is None else int(embedding.shape[1])
+    _refuse_other_channels(options, in_chans, path)
+    network = create(options.name, False, replace(options, in_chans=in_chans), None)
     load_weights(network, weights, path)
     size = image_size or int(network.patch_embed.img_size[0])
     network.set_input_size(img_size=(size, size))
     return _of_timm(network, options.name, adapter.mean, adapter.std)
+
+
+def _refuse_other_channels(options: Encoder, in_chans: int, path: Path) -> None:
+    if options.in_chans not in (None, in_chans):
+        raise UserError(f"encoder.in_chans {options.in_chans}: {path} is of {in_chans}; leave the key out")
 
 
 def file_sha256(path: Path) -> str:
