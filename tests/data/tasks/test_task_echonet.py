@@ -163,6 +163,17 @@ def test_a_missing_video_is_a_finding_about_that_file(root: Path) -> None:
         ("VolumeTracings", "0XA.avi,52,30", "0XA.avi,nan,30", r"0XA.avi, line 3, column X1: 'nan' is no number"),
         ("VolumeTracings", "0XA.avi,52,30,54,30,4", "0XA.avi,52", r"0XA.avi, line 3, column Y1: '' is no number"),
         ("VolumeTracings", "54,30,4", "54,30,No Systolic", r"line 3, column Frame: 'No Systolic' is no index from 0"),
+        ("VolumeTracings", "54,30,4", f"54,30,{'1' * 5000}", r"line 3, column Frame: '1111"),
+        ("VolumeTracings", "0XA.avi,52,30,54,30,4", "0XA.avi,52,30,1e300,30,4", r"frame 4: X 1e+300 lies outside the"),
+        ("VolumeTracings", "0XA.avi,52,20,61,88,4\n", "", r"0XA.avi, frame 4: its first row is not the long axis"),
+        ("VolumeTracings", "0XA.avi,48,38,62,38,4", "0XA.avi,62,38,48,38,4", r"0XA.avi, frame 4: its outline crosses"),
+        (
+            "FileList",
+            "112,112,50,20,TRAIN",
+            "50,112,50,20,TRAIN",
+            r"frame 4: Y 88 lies outside the picture of 112x50 p",
+        ),
+        ("FileList", "50,20,TRAIN", f"50,{'1' * 5000},TRAIN", r"0XA: NumberOfFrames '11111111111111111111' is no"),
         ("FileList", "50,20,TRAIN", "50,12,TRAIN", r"VolumeTracings.csv traces frame 12, but FileList.csv counts 12 f"),
         ("FileList", "50,20,TRAIN", "50,20,NaN", r"0XA: Split 'NaN' is none of TRAIN, VAL, TEST"),
         ("FileList", "50,20,TRAIN", "50,nan,TRAIN", r"0XA: NumberOfFrames 'nan' is no number"),
@@ -183,6 +194,21 @@ def test_a_tracing_of_too_few_rows_and_a_video_of_one_frame_are_found(root: Path
     assert "0XC.avi, frame 12: 3 rows, a long axis and at least 5 chords are needed" in only(listing).reason
     (root / "VolumeTracings.csv").write_text("\n".join(lines[:-7]))
     assert only(EchoNet(root).listing()).reason.startswith("1 frame traced, where end-diastole and end-systole")
+
+
+def test_a_stray_quote_refuses_the_tracings_by_its_line(root: Path) -> None:
+    edit(root / "VolumeTracings.csv", "0XA.avi,52,30", '"0XA.avi,52,30')
+    with pytest.raises(UserError, match=r"VolumeTracings\.csv: .*\(line 3: a quote that is not closed\); download it"):
+        EchoNet(root).listing()
+    edit(root / "VolumeTracings.csv", "0XB.avi", '0XB.avi"')  # closed two videos on
+    with pytest.raises(UserError, match=r"VolumeTracings\.csv: .*\(line 3: a quote that is not closed\)"):
+        EchoNet(root).listing()
+
+
+def test_an_unlisted_videos_tracing_is_not_looked_into(root: Path) -> None:
+    edit(root / "VolumeTracings.csv", "0XA.avi,48,38,62,38,4", "0XA.avi,62,38,48,38,4")
+    edit(root / "FileList.csv", "0XA,60.1,20.0,50.0,112,112,50,20,TRAIN", "")
+    assert not any(finding.stops for finding in EchoNet(root).listing().findings)
 
 
 def test_another_folder_is_refused(root: Path, tmp_path: Path) -> None:

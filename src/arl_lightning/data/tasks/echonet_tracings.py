@@ -3,11 +3,16 @@
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from arl_lightning.data.sources.layout import UNCLOSED, access_granted, records
 from arl_lightning.data.tasks.case import Finding
+from arl_lightning.data.tasks.echonet_geometry import fault_of_rows
+from arl_lightning.data.tasks.table import is_index
 from arl_lightning.data.wording import one_line
 from arl_lightning.errors import UserError
 
@@ -33,31 +38,26 @@ class Tracings:
     findings: list[Finding]
 
 
-def read_tracings(path: Path, where: str) -> Tracings:
+def read_tracings(path: Path, where: str, sizes: Mapping[str, tuple[int, int]]) -> Tracings:
     """Read the table of tracings.
 
     Args:
         path: `VolumeTracings.csv`.
         where: Where to ask for the set, for messages.
+        sizes: Height and width of the pictures of each video that is used; tracings of others are not looked into.
 
     Raises:
-        UserError: If it is no table, or lacks a column.
+        UserError: If it must not be read, is no table, or lacks a column.
     """
     chords: dict[str, dict[int, list[Chord]]] = defaultdict(lambda: defaultdict(list))
     faults: dict[str, str] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            places = _places(path, next(reader, []), where)
-            for fields in reader:
-                if not fields:
-                    continue
-                # A row that ends early belongs to a file that does.
-                cells = [fields[place].strip() if place < len(fields) else "" for place in places]
+        with access_granted(), path.open(encoding="utf-8-sig", newline="") as file:
+            for line, cells in _cells(path, records(file), where):
                 stem = cells[0].removesuffix(".avi")
                 fault = _fault(cells)
                 if fault:
-                    faults.setdefault(stem, f"line {reader.line_num}, {fault}")
+                    faults.setdefault(stem, f"line {line}, {fault}")
                 else:
                     x1, y1, x2, y2 = (float(cell) for cell in cells[1:5])
                     chords[stem][int(cells[5])].append((x1, y1, x2, y2))
@@ -65,9 +65,9 @@ def read_tracings(path: Path, where: str) -> Tracings:
         raise UserError(f"{one_line(path)}: no table of tracings ({error}); download it again ({where})") from error
     for stem, frames in chords.items():
         for frame, rows in frames.items():
-            if len(rows) - 1 < MIN_CHORDS:
-                reason = f"frame {frame}: {len(rows)} rows, a long axis and at least {MIN_CHORDS} chords are needed"
-                faults.setdefault(stem, reason)
+            fault = _fault_of_frame(rows, sizes[stem]) if stem in sizes and stem not in faults else ""
+            if fault:
+                faults[stem] = f"frame {frame}: {fault}"
     outlines = {stem: {frame: outline_of(rows) for frame, rows in frames.items()} for stem, frames in chords.items()}
     findings = [
         Finding(path, "inconsistent", f"{one_line(stem)}.avi, {fault}; download the table again")
@@ -86,21 +86,26 @@ def outline_of(rows: Sequence[Chord]) -> Outline:
     return tuple(first + second[::-1])
 
 
-def area(outline: Outline) -> float:
-    """Return the area of a polygon in pixels, by the shoelace formula."""
-    following = outline[1:] + outline[:1]
-    return (
-        abs(sum(x * after_y - after_x * y for (x, y), (after_x, after_y) in zip(outline, following, strict=True))) / 2
-    )
-
-
-def _places(path: Path, header: Sequence[str], where: str) -> list[int]:
+def _cells(path: Path, rows: Iterator[tuple[int, list[str]]], where: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row's line and its cells in the order of `COLUMNS`; a row that ends early has empty ones."""
+    _, header = next(rows, (1, []))
     names = [name.strip().lower() for name in header]
     lacking = [column for column in COLUMNS if column.lower() not in names]
     if lacking:
         found = one_line(", ".join(header)) or "nothing"
         raise UserError(f"{one_line(path)}: has no column '{lacking[0]}', only {found}; download it again ({where})")
-    return [names.index(column.lower()) for column in COLUMNS]
+    places = [names.index(column.lower()) for column in COLUMNS]
+    for line, fields in rows:
+        cells = [fields[place].strip() if place < len(fields) else "" for place in places]
+        if any("\n" in cell for cell in cells):  # the quote swallowed rows of other videos
+            raise csv.Error(f"line {line}: {UNCLOSED}")
+        yield line, cells
+
+
+def _fault_of_frame(rows: Sequence[Chord], size: tuple[int, int]) -> str:
+    if len(rows) - 1 < MIN_CHORDS:
+        return f"{len(rows)} rows, a long axis and at least {MIN_CHORDS} chords are needed"
+    return fault_of_rows(np.array(rows), size)
 
 
 def _fault(cells: Sequence[str]) -> str:
@@ -112,6 +117,6 @@ def _fault(cells: Sequence[str]) -> str:
             return f"column {column}: '{one_line(cell)}' is no number"
         if not math.isfinite(number):
             return f"column {column}: '{cell}' is no number"
-    if not (cells[5].isascii() and cells[5].isdigit()):
-        return f"column Frame: '{one_line(cells[5])}' is no index from 0"
+    if not is_index(cells[5]):
+        return f"column Frame: '{one_line(cells[5][:20])}' is no index from 0"
     return "" if cells[0] else "column FileName: empty"
