@@ -172,6 +172,17 @@ def test_one_structure_starts_at_128_or_above_0_where_1_is_the_highest(tmp_path:
     assert masked(tmp_path / "c.png", mask > 0).sum() == 4  # type: ignore[union-attr]
 
 
+def test_a_mask_of_16_bits_is_cut_in_the_middle_of_them(tmp_path: Path) -> None:
+    mask = np.zeros((32, 32), np.uint16)
+    mask[0, :5] = 128, 257, 32895, 32896, 65535  # 257 * 128 = 32896
+    assert masked(tmp_path / "a.png", mask).sum() == 2  # type: ignore[union-attr]
+    mask[0, :5] = 0, 0, 127, 128, 255  # values of 8 bits
+    assert masked(tmp_path / "b.png", mask).sum() == 2  # type: ignore[union-attr]
+    found = masked(tmp_path / "c.png", np.full((32, 32), 4095, np.uint16))
+    assert isinstance(found, Finding)
+    assert found.reason == "mask whose highest value is 4095; draw the structure as 65535 or 1"
+
+
 def test_a_mask_too_dark_to_be_meant_is_found(tmp_path: Path) -> None:
     found = masked(tmp_path / "a.png", np.full((32, 32), 100, np.uint8))
     assert isinstance(found, Finding)

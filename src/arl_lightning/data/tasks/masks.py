@@ -22,6 +22,7 @@ from arl_lightning.data.media import (
 from arl_lightning.data.tasks.case import Case, Finding
 from arl_lightning.data.tasks.pixels import part_of
 
+BYTE, WORD = 255, 65535  # white in a file of 8 or of 16 bits; a file of 16 bits may hold values of 8
 WHITE = 128  # of 255: the least value of a structure, above what JPEG and resampling leave around a black background
 NO_MASK = "has no mask; leave it out of a segmentation"
 MAX_NAMED = 5  # values that a finding names
@@ -30,9 +31,9 @@ MAX_NAMED = 5  # values that a finding names
 def read_mask(case: Case, num_structures: int, size: tuple[int, int]) -> tuple[np.ndarray | None, list[Finding]]:
     """Read a case's mask, uint8 (H, W); None where it cannot be used.
 
-    With one structure a pixel belongs to it from 128 on, or above 0 in a file whose highest value is 1. With several,
-    value k is structure k. A pixel of several files belongs to the highest of their values. Of a case with a box the
-    part within is returned, read as the whole is.
+    With one structure a pixel belongs to it from 128 of 255 on, in a file that goes beyond 255 from the same share of
+    65535, or above 0 in a file whose highest value is 1. With several, value k is structure k. A pixel of several files
+    belongs to the highest of their values. Of a case with a box the part within is returned, read as the whole is.
 
     Args:
         case: Names the files, or the outline.
@@ -96,10 +97,13 @@ def _is_grey_palette(image: Image.Image) -> bool:
 
 
 def _one_structure(path: Path, values: np.ndarray) -> np.ndarray | Finding:
-    highest = values.max()
-    if 1 < highest < WHITE or not float(highest).is_integer():
-        return Finding(path, "inconsistent", f"mask whose highest value is {highest:g}; draw the structure as 255 or 1")
-    return (values > 0 if highest == 1 else values >= WHITE).astype(np.uint8)
+    highest = float(values.max())
+    full = BYTE if highest <= BYTE else WORD
+    white = WHITE / BYTE * full
+    if 1 < highest < white or highest > WORD or not highest.is_integer():
+        reason = f"mask whose highest value is {highest:g}; draw the structure as {full} or 1"
+        return Finding(path, "inconsistent", reason)
+    return (values > 0 if highest == 1 else values >= white).astype(np.uint8)
 
 
 def _several_structures(path: Path, values: np.ndarray, num_structures: int) -> np.ndarray | Finding:
