@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -98,6 +98,18 @@ def test_the_first_function_decides_what_an_option_of_two_takes():
         """Clash."""
 
     assert normalised(["--weights", "lung=2"], [function, other]) == ['--weights={"lung": 2}']
+
+
+def test_several_words_behind_a_name_of_any_type_are_a_list():
+    def other(options: dict[str, Any] | None = None, out: str = "") -> dict:
+        return options or {}
+
+    assert call(other, "arl", ["--options.classes", "2CH", "4CH", "--options.kind", "a", "--out", "x"]) == {
+        "classes": ["2CH", "4CH"],
+        "kind": "a",
+    }
+    with pytest.raises(UserError, match="3: one word too many"):
+        call(function, "arl", ["--weights.lung", "2", "3"])
 
 
 def test_short_options_and_help_pass():

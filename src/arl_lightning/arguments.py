@@ -254,7 +254,7 @@ def _rewritten(arguments: list[str], kinds: dict[str, Any], names: tuple[str, ..
         name = option.removeprefix("--").replace("-", "_")
         words = [value] if has_value else _words(arguments, at + 1)
         at += 1 if has_value else 1 + len(words)
-        kind = kinds.get(name)
+        kind = kinds.get(name, list[str] if len(words) > 1 and _is_any(kinds.get(name.partition(".")[0])) else None)
         if not option.startswith("--") or name.partition(".")[0].rstrip("+") not in kinds:
             yield option + has_value + value
             yield from [] if has_value else words
@@ -290,6 +290,11 @@ def _given(name: str, words: list[str], kind: Any) -> Iterator[str]:
     else:
         yield f"--{name}={words[0]}"
         yield from words[1:]
+
+
+def _is_any(kind: Any) -> bool:
+    """Return whether a type is a mapping to values of any type."""
+    return any(get_origin(each) is dict and get_args(each)[1] is Any for each in _members(kind))
 
 
 def _is_enclosed(text: str) -> bool:

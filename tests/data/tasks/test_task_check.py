@@ -285,9 +285,11 @@ def test_findings_that_cannot_be_written_are_a_users_mistake(tmp_path: Path) -> 
 
 def test_a_tasks_own_options_are_typed_and_unknown_ones_refused() -> None:
     assert typed_options("busi", {"faults": "keep"}) == {"faults": "keep"}
-    with pytest.raises(UserError, match=r"--faults perhaps"):
+    assert typed_options("custom", {"classes": ["2CH", "4CH"]}) == {"classes": ("2CH", "4CH")}
+    assert typed_options("custom", {"classes": "2CH", "positive": None}) == {"classes": ("2CH",), "positive": None}
+    with pytest.raises(UserError, match=r"^--options\.faults perhaps: choose"):
         typed_options("busi", {"faults": "perhaps"})
-    with pytest.raises(UserError, match=r"--fautls: unknown"):
+    with pytest.raises(UserError, match=r"^--options\.fautls: unknown; did you mean --options\.faults\?"):
         typed_options("busi", {"fautls": "keep"})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from arl_lightning.arguments import new_parser, normalised, positional
+from arl_lightning.arguments import kinds_of, new_parser, normalised, positional
 from arl_lightning.data.tasks.case import Finding, Listing
 from arl_lightning.data.tasks.check_report import CheckReport
 from arl_lightning.data.tasks.consistency import listing_findings, small_classes
@@ -22,6 +22,7 @@ from arl_lightning.data.tasks.task import Task
 from arl_lightning.data.wording import count, one_line
 from arl_lightning.errors import UserError
 
+OPTIONS = "options"
 CHECK_SIDE = 32  # nothing is shown: pixels are kept small
 
 
@@ -89,11 +90,18 @@ def typed_options(task: str, options: Mapping[str, Any]) -> dict[str, Any]:
         UserError: If the task has no such option, or a value is not of its type.
     """
     made = task_class(task)
-    words = [f"--{name}={value}" for name, value in options.items()]
+    words = [word for name, value in options.items() for word in _words(f"--{OPTIONS}.{name}", value)]
     parser = new_parser(f"arl tasks check {task}", made)
-    parser.add_class_arguments(made, None, skip={"root", "table"})
-    given = parser.parse_args(normalised(words, [made])).as_dict()
+    parser.add_class_arguments(made, OPTIONS, skip={"root", "table"})
+    parser.kinds = {f"{OPTIONS}.{name}": kind for name, kind in kinds_of(made).items()}
+    given = parser.parse_args(normalised(words, [], {OPTIONS: dict[str, Any], **parser.kinds})).as_dict()[OPTIONS]
     return {name: given[name] for name in options}
+
+
+def _words(option: str, value: object) -> Sequence[str]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [option, *map(str, value)]
+    return [f"{option}={'null' if value is None else value}"]
 
 
 def refuse_damage(findings: Sequence[Finding], name: str, allow: bool = False) -> set[Path]:
