@@ -227,7 +227,7 @@ def test_help_names_every_parameter(words, capsys):
     command = COMMANDS[words]
     function = getattr(import_module(f"arl_lightning.{command.module}"), command.function)
     known = {"pretrain": ["config", "ckpt_path", "data.shards", "run.folder"], "shards_pack": PACK_OPTIONS}
-    known |= {name: ["config", *inspect.signature(Recipe).parameters] for name in PROTOCOLS}
+    known |= {name: ["config", *inspect.signature(Recipe).parameters] for name in (*PROTOCOLS, "training_list")}
     names = known.get(command.function, list(inspect.signature(function).parameters))
     assert [name for name in names if not re.search(rf"(--|\[|^  ){name}\b", said, re.IGNORECASE | re.MULTILINE)] == []
 

@@ -65,6 +65,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("summary",): Command("evaluation.summary_report", "show_summary", "show what seeds, folds and label shares gave"),
     ("predict",): Command("downstream.predict", "predict", "say what a trained run makes of your images"),
     ("tasks", "check"): Command("data.tasks.check", "tasks_check", "find what is wrong with a task's files, by name"),
+    ("tasks", "list"): Command(
+        "downstream.training_list", "training_list", "list a task's training files, for packing", parses=True
+    ),
     ("shards", "pack"): Command(
         "data.packing.command",
         "shards_pack",
