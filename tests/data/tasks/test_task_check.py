@@ -102,6 +102,8 @@ def test_a_clip_in_two_parts_is_found_whether_or_not_its_patient_is_known() -> N
         (Path("/set/b#1"), "inconsistent"),
     ]
     assert findings[1].reason == "clip w is in val too, this in train; draw a split, or leave it out"
+    both = [case("a", patient="1", video="v", split="train"), case("b", patient="1", video="v", split="test")]
+    assert len(listing_findings(listing_of(both), classes=False)) == 1  # the patient says it
     assert listing_findings(listing_of(cases), classes=False, released=False) == []
 
 
@@ -130,7 +132,8 @@ def test_a_class_of_one_picture_alone_is_found_whatever_its_files_are_called(tmp
     assert [finding.reason.partition(" and")[0] for finding in findings] == [
         "class malignant has 3 samples of one patient, clip or picture"
     ]
-    assert check_task(MadeTask(tmp_path, tuple(cases))).num_stopping == 1
+    for masks in (False, True):
+        assert check_task(MadeTask(tmp_path, tuple(cases), structures=("lesion",)), masks).num_stopping == 1
 
 
 def test_a_class_that_a_part_lacks_stops_a_training_or_is_noted() -> None:

@@ -91,8 +91,8 @@ def _clips_of_several(cases: Sequence[Case]) -> Iterator[Finding]:
     for case in cases:
         named = sorted(patients.get(case.video or "", ()))
         if len(named) > 1:
-            reason = f"clip {case.video} is of the patients {' and '.join(named[:2])}; name each clip and its patient"
-            yield Finding(case.path, "inconsistent", f"{reason} once, or leave it out")
+            reason = f"clip {case.video} is of the patients {' and '.join(named[:2])}; give each clip a name of its own"
+            yield Finding(case.path, "inconsistent", f"{reason} and one patient, or leave it out")
 
 
 def _crossing(cases: Sequence[Case]) -> Iterator[Finding]:
