@@ -10,8 +10,10 @@ from PIL import Image
 from arl_lightning.data.tasks.case import Case
 from arl_lightning.data.tasks.echonet import EchoNet
 from arl_lightning.data.tasks.frames import read_frames
+from arl_lightning.data.tasks.gbcu import Gbcu
 from arl_lightning.data.tasks.masks import read_mask
-from arl_lightning.data.tasks.phantoms import WRITERS, write_phantom_set
+from arl_lightning.data.tasks.phantom_pictures import draw_still
+from arl_lightning.data.tasks.phantoms import GALLBLADDER, WRITERS, write_phantom_set
 from arl_lightning.data.tasks.registry import TASKS, task_class
 from arl_lightning.data.tasks.splits import SplitOptions, split_cases
 from arl_lightning.errors import UserError
@@ -55,6 +57,38 @@ def test_a_task_accepts_its_phantoms_and_can_split_them(sets: Path, name: str) -
     for part in (split.train, split.val, split.test):
         assert len({listing.cases[place].label for place in part}) == CLASSES[name]
     assert all(pixels(case).shape >= (112, 112) for case in listing.cases[::10])
+
+
+def test_the_boxes_of_the_gallbladder_hold_the_lesions(sets: Path) -> None:
+    task = Gbcu(sets / "gbcu", partial=True, crop="box", margin=0.0)
+    cases = task.listing().cases
+    assert [case for case in cases if case.box is None] == []
+    shares = []
+    for seed, label in ((seed, label) for seed in range(40) for label in ("benign", "malignant")):
+        _, mask = draw_still("gallbladder", label, np.random.default_rng(seed))
+        height, width = mask.shape
+        rows, columns = np.nonzero(mask)
+        shares.append((columns.min() / width, rows.min() / height, columns.max() / width, rows.max() / height))
+    low, high = np.min(shares, axis=0), np.max(shares, axis=0)
+    assert (low[:2] >= GALLBLADDER[:2]).all()
+    assert (high[2:] <= GALLBLADDER[2:]).all()
+    x0, y0, x1, y1 = cases[0].box or (0, 0, 0, 0)
+    height, width = pixels(cases[0]).shape
+    np.testing.assert_allclose((x0 / width, y0 / height, x1 / width, y1 / height), GALLBLADDER, atol=0.01)
+
+
+def test_a_gbcu_set_without_boxes_is_refused_with_the_fix(tmp_path: Path) -> None:
+    folder = write_phantom_set("gbcu", tmp_path / "set", num_patients=12)
+    note = folder / "phantoms.json"
+    note.write_text(note.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UserError, match=r"set: holds phantoms of .*'format': 1.*'format': 2.* remove the folder"):
+        write_phantom_set("gbcu", folder, num_patients=12)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "corpus").touch()
+    with pytest.raises(UserError, match=r"corpus/tasks: phantoms go there, but .*; move what is in its way"):
+        write_phantom_set("busi", tmp_path / "corpus/tasks/busi")
 
 
 @pytest.mark.parametrize("name", ["busi", "custom", "echonet"])

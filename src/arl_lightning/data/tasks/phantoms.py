@@ -29,7 +29,8 @@ from arl_lightning.data.wording import one_line
 from arl_lightning.errors import UserError
 
 NOTE = "phantoms.json"
-FORMAT = 1  # raised when the pictures change
+FORMATS = {"gbcu": 2}  # raised when a set's files change; 1 for others
+GALLBLADDER = (0.15, 0.1, 0.85, 0.9)  # x0, y0, x1, y1 as shares: what is drawn of it, and any lesion, lies within
 IMAGES_PER_PATIENT = 2
 NUM_PATIENTS = (12, 100)
 
@@ -57,18 +58,22 @@ def write_phantom_set(task_name: str, folder: Path, num_patients: int = 40, seed
         The folder.
 
     Raises:
-        UserError: If the task has no phantoms, there are too few or too many patients, or the folder holds something
-            else.
+        UserError: If the task has no phantoms, there are too few or too many patients, the folder holds something
+            else, or its parent cannot be made.
     """
     if task_name not in WRITERS:
         raise UserError(f"task '{task_name}': has no phantoms; choose from {', '.join(WRITERS)}")
     low, high = NUM_PATIENTS
     if not low <= num_patients <= high or seed < 0:
         raise UserError(f"num_patients {num_patients}, seed {seed}: give {low} to {high} patients and a seed from 0")
-    note = {"format": FORMAT, "task": task_name, "num_patients": num_patients, "seed": seed}
+    note = {"format": FORMATS.get(task_name, 1), "task": task_name, "num_patients": num_patients, "seed": seed}
     if folder.exists():
         return _used_again(folder, note)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "move what is in its way, or call it in a folder that may be written"
+        raise UserError(f"{one_line(folder.parent)}: phantoms go there, but {error.strerror}; {fix}") from error
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
@@ -128,9 +133,15 @@ def _write_busi(root: Path, num_patients: int, seed: int) -> None:
 def _write_gbcu(root: Path, num_patients: int, seed: int) -> None:
     labels = ("normal", "benign", "malignant")
     lines: dict[str, list[str]] = {"train": [], "test": []}
+    boxes = {}
     for number, item in enumerate(_items(labels, num_patients, seed), start=1):
-        _save(root / f"imgs/im{number:05d}.jpg", draw_still("gallbladder", item.label, item.rng)[0])
-        lines[_part(item, len(labels))].append(f"im{number:05d}.jpg,{labels.index(item.label)}")
+        name, (image, _) = f"im{number:05d}.jpg", draw_still("gallbladder", item.label, item.rng)
+        _save(root / "imgs" / name, image)
+        lines[_part(item, len(labels))].append(f"{name},{labels.index(item.label)}")
+        size = image.shape[1], image.shape[0]
+        box = [round(share * side) for share, side in zip(GALLBLADDER, 2 * size, strict=True)]
+        boxes[name] = {"dim": size, "bbs": [["nml" if item.label == "normal" else "abn", box]]}
+    (root / "bbox_annot.json").write_text(json.dumps(boxes) + "\n", encoding="utf-8")
     for part, entries in lines.items():
         (root / f"{part}.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
 
