@@ -133,3 +133,9 @@ def test_a_given_root_is_heeded_beside_a_table_though_it_is_the_working_folder(
         assert [case.key for case in listing.cases] == ["0.png", "1.png"]
     with pytest.raises(UserError, match=r"none of the files it names \(2\) is below .*elsewhere"):
         open_task("custom", None, table, {}).listing()
+
+
+def test_a_folder_that_must_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=rf"^{tmp_path}: must not be read; grant access to it"):
+        Custom(tmp_path).listing()

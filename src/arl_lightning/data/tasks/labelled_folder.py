@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arl_lightning.data.media import CLIP_SUFFIXES, IMAGE_SUFFIXES
+from arl_lightning.data.sources.layout import refuse_closed
 from arl_lightning.data.tasks.case import Case, Finding, Listing, SplitName
 from arl_lightning.data.tasks.table import LABEL, SPLITS, check_positive, derived_findings, table_listing
 from arl_lightning.data.wording import count, one_line
@@ -44,6 +45,7 @@ def labelled_listing(
     Raises:
         UserError: If there is no such folder or table, or it holds no image.
     """
+    refuse_closed(root)
     if table is None and (root / TABLE).is_file():
         table = root / TABLE
     if table is not None:
