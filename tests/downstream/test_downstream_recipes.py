@@ -58,7 +58,10 @@ def test_headers_say_how_to_run_them(path):
 def test_later_recipes_and_the_command_line_count():
     path = str(RECIPES / "finetune/tiny_cpu.yaml")
     assert parse("finetune", ["busi", "--config", path]).loading.image_size == 112
-    assert parse("finetune", ["busi", "--config", path, "--loading.image_size", "64"]).loading.image_size == 64
+    for words in (["--config", path, "--loading.image_size", "64"], ["--loading.image_size=64", f"--config={path}"]):
+        assert parse("finetune", ["busi", *words]).loading.image_size == 64
+    tasks = str(RECIPES / "tasks/busi.yaml")
+    assert parse("finetune", ["busi", "--split.seed", "3", "--config", tasks, "--config", path]).split.seed == 3
 
 
 @pytest.mark.parametrize(

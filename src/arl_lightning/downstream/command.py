@@ -70,7 +70,7 @@ def parse(protocol: ProtocolName, arguments: Sequence[str]) -> Recipe:
         UserError: If a key is unknown or a value is not of its type.
     """
     parser = new_parser(protocol, _task_named(protocol, arguments))
-    given = parser.parse_args(normalised(_with_task_option(arguments), [Recipe], parser.kinds))
+    given = parser.parse_args(normalised(_recipes_first(_with_task_option(arguments)), [Recipe], parser.kinds))
     fields: dict[str, Any] = {}
     for name, kind in kinds_of(Recipe).items():
         value = given.get(name)
@@ -116,3 +116,14 @@ def _task_named(protocol: ProtocolName, arguments: Sequence[str]) -> str:
 def _with_task_option(arguments: Sequence[str]) -> list[str]:
     words = list(arguments)
     return [f"--task={words[0]}", *words[1:]] if words and not words[0].startswith("-") else words
+
+
+def _recipes_first(words: list[str]) -> list[str]:
+    """Move `--config FILE` to the front: what is typed counts more than what a recipe says, wherever it stands."""
+    recipes, others = [], []
+    at = 0
+    while at < len(words):
+        own = 2 if words[at] == "--config" else 1
+        (recipes if words[at].partition("=")[0] == "--config" else others).extend(words[at : at + own])
+        at += own
+    return recipes + others
