@@ -84,3 +84,25 @@ def test_one_picture_of_two_patients_is_in_one_part_of_a_run(tmp_path: Path) -> 
             names = {keys[place] for place in part}
             for number in range(0, 24, 4):
                 assert (f"images/{number:02d}.png" in names) == (f"images/{number + 24:02d}.png" in names)
+
+
+def test_a_half_filled_split_is_refused_though_damage_may_be_left_out(tmp_path: Path) -> None:
+    table = write_set(tmp_path / "set")
+    header, *rows = table.read_text().splitlines()
+    table.write_text(
+        "\n".join([f"{header},split", *(f"{row},{'test' if place < 9 else ''}" for place, row in enumerate(rows))])
+    )
+    recipe = parse("knn", words(table, tmp_path / "out", "--checkpoint", "pixels", "--skip_damaged", "true"))
+    with pytest.raises(UserError, match=r"table\.csv: column split: empty in 39 rows .* --skip_damaged cannot mend it"):
+        open_material(recipe, with_masks=False)
+
+
+def test_masks_may_be_learnt_though_damage_leaves_a_class_with_one_image(tmp_path: Path) -> None:
+    table = write_set(tmp_path / "set", num_images=8, per_patient=1)
+    for number in (1, 3, 5):  # of the bright ones 7 is left
+        (tmp_path / "set/images" / f"{number:02d}.png").write_bytes(b"")
+    more = ("--skip_damaged", "true", "--options.structures", "[square]")
+    recipe = parse("segment", words(table, tmp_path / "out", *more))
+    assert len(open_material(recipe, with_masks=True).listing.cases) == 5
+    with pytest.raises(UserError, match="after 3 cases were left out, class bright has 1 sample"):
+        open_material(recipe, with_masks=False)

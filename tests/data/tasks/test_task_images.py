@@ -92,6 +92,12 @@ def test_restricting_keeps_the_pixels_of_the_cases_that_are_left(tmp_path: Path)
     fewer = images.restricted(Listing(images.listing.cases[2:]))
     np.testing.assert_array_equal(fewer.image(1), images.image(3))
     assert len(fewer) == 2
+    copies = CaseImages(images.listing, 64, 1, {}, None, dict(enumerate([b"x", b"y", b"z", b"y"])))
+    assert copies.restricted(Listing(images.listing.cases[1:])).groups == [
+        "image 001.png",
+        "image 002.png",
+        "image 001.png",
+    ]
 
 
 def test_a_missing_image_is_found(tmp_path: Path) -> None:
