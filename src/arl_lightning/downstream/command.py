@@ -120,7 +120,8 @@ def _with_task_option(arguments: Sequence[str]) -> list[str]:
 
 def _recipes_first(words: list[str]) -> list[str]:
     """Move `--config FILE` to the front: what is typed counts more than what a recipe says, wherever it stands."""
-    recipes, others = [], []
+    recipes: list[str] = []
+    others: list[str] = []
     at = 0
     while at < len(words):
         own = 2 if words[at] == "--config" else 1
