@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_runs import AVIT, make_classifier, make_segmenter, write_results
 from tiny_backbone import IMAGE_SIZE
+from trained_runs import AVIT, make_classifier, make_segmenter, write_results
 
 from arl_lightning.data.tasks.fit import fit_image
 from arl_lightning.downstream.load import find_checkpoints, open_run

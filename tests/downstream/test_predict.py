@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from made_runs import AVIT, make_classifier, make_segmenter, write_results
 from PIL import Image
+from trained_runs import AVIT, make_classifier, make_segmenter, write_results
 
 from arl_lightning.cli import MISTAKE, main
 from arl_lightning.data.tasks.masks import read_mask_file

@@ -190,7 +190,7 @@ class Gbcu:
         unknown = sorted(names - found.keys())
         if unknown:
             reason = f"names no patient for {count(len(unknown), 'image')}, such as {one_line(unknown[0])}; complete it"
-            findings.append(Finding(self.patients, "inconsistent", reason))
+            findings.append(Finding(self.patients, "inconsistent", reason, whole=True))
         return found
 
 
