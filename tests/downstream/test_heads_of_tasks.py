@@ -41,6 +41,16 @@ def test_statistics_are_those_of_the_training_features():
     assert head.scale.tolist() == [1.0, pytest.approx(1e-6)]
 
 
+def test_logits_are_in_full_precision_under_autocast():
+    torch.manual_seed(0)
+    head, features = LinearHead(8, 2), torch.randn(4, 8)
+    torch.nn.init.normal_(head.linear.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head(features), head.linear(features).float()) is False
+        logits = head(features)
+    assert torch.equal(logits, head(features))
+
+
 def test_a_fit_repeats_under_its_seed():
     weights = []
     for seed in (0, 0, 1):

@@ -41,8 +41,9 @@ class LinearHead(nn.Module):
         self.scale.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, D) features to (B, K) logits."""
-        return cast(Tensor, self.linear((features - self.mean) / self.scale))
+        """Map (B, D) features to (B, K) logits, in full precision whatever the encoder ran in."""
+        with torch.autocast(features.device.type, enabled=False):
+            return cast(Tensor, self.linear((features.to(self.mean.dtype) - self.mean) / self.scale))
 
 
 class NeighbourHead(nn.Module):

@@ -118,6 +118,7 @@ def train(
     if options.patience and monitor:
         callbacks.append(EarlyStopping(monitor[0], mode=monitor[1], patience=options.patience))
     trainer = new_trainer(devices, folder, options.epochs, options.clip, callbacks)
+    module.train()  # Lightning leaves it as it is, and features may have been read before
     started = time.perf_counter()
     trainer.fit(module, datamodule=data)
     seconds = time.perf_counter() - started
