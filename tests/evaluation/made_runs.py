@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from arl_lightning.evaluation.files import write_json
+from arl_lightning.evaluation.overlap_table import OverlapTable
 from arl_lightning.evaluation.predictions import Predictions
 from arl_lightning.evaluation.results import evaluate
 from arl_lightning.evaluation.schema import FORMAT, Checkpoint, RunInfo
-from arl_lightning.evaluation.segmentation_results import OverlapTable, segmentation_results
+from arl_lightning.evaluation.segmentation_results import segmentation_results
 from arl_lightning.evaluation.tables import write_parquet
 
 

@@ -12,9 +12,9 @@ from arl_lightning.errors import UserError
 from arl_lightning.evaluation.compare import compare, compared
 from arl_lightning.evaluation.delong import delong_test
 from arl_lightning.evaluation.metrics import auroc
+from arl_lightning.evaluation.overlap_table import OverlapTable
 from arl_lightning.evaluation.predictions import average
 from arl_lightning.evaluation.schema import Checkpoint
-from arl_lightning.evaluation.segmentation_results import OverlapTable
 
 WORSE = {"noise": 1.5, "noise_seed": 3}
 

@@ -32,11 +32,11 @@ def test_a_table_gives_back_what_was_written(tmp_path):
     for own, other in ((test, found["test"]), (val, found["val"])):
         for field in dataclasses.fields(own):
             assert np.array_equal(getattr(own, field.name), getattr(other, field.name)), field.name
-    assert np.array_equal(Predictions.read_parquet(tmp_path / "p.parquet").labels, test.labels)
+    assert np.array_equal(read_parquet(tmp_path / "p.parquet").labels, test.labels)
 
 
 def test_a_table_has_one_named_row_for_each_image(tmp_path):
-    few().write_parquet(tmp_path / "p.parquet")
+    write_parquet(tmp_path / "p.parquet", [few()])
     table = pyarrow.parquet.read_table(tmp_path / "p.parquet")
     assert table.column_names == [
         "key", "patient", "video", "label", "part", "prob_benign", "prob_malignant", "fold", "seed",
@@ -61,7 +61,7 @@ def test_what_is_no_table_of_ours_is_named(tmp_path, content):
 
 
 def test_a_missing_part_is_named(tmp_path):
-    few().write_parquet(tmp_path / "p.parquet")
+    write_parquet(tmp_path / "p.parquet", [few()])
     with pytest.raises(UserError, match=r"p\.parquet: has no predictions of the val part"):
         read_parquet(tmp_path / "p.parquet", "val")
 

@@ -6,14 +6,14 @@ import pytest
 from binormal import binormal, several_classes
 
 from arl_lightning.errors import UserError
+from arl_lightning.evaluation.overlap_table import OverlapTable
 from arl_lightning.evaluation.predictions import Predictions, concatenate
 from arl_lightning.evaluation.results import Checkpoint, RunInfo, evaluate, read_results, write_run
 from arl_lightning.evaluation.segmentation_results import (
-    OverlapTable,
     segmentation_results,
     write_segmentation_run,
 )
-from arl_lightning.evaluation.tables import read_parts
+from arl_lightning.evaluation.tables import read_parquet, read_parts
 
 INFO = RunInfo(
     task="busi", protocol="probe", checkpoint=Checkpoint("timm:vit", "ab12"), split_hash="5eed", seed=1, n={"train": 9}
@@ -239,7 +239,7 @@ def test_scores_of_masks_are_kept(tmp_path):
     for name in ("keys", "patients", "structures", "dice", "iou", "hd95"):
         np.testing.assert_array_equal(getattr(found, name), getattr(table, name))
     with pytest.raises(UserError, match="holds segmentation, not classification"):
-        Predictions.read_parquet(tmp_path / "predictions.parquet")
+        read_parquet(tmp_path / "predictions.parquet")
 
 
 def test_a_structure_scored_twice_is_refused():

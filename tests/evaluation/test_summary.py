@@ -8,10 +8,10 @@ from made_runs import leave
 
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.metrics import auroc
+from arl_lightning.evaluation.overlap_table import OverlapTable
 from arl_lightning.evaluation.predictions import concatenate
 from arl_lightning.evaluation.results import evaluate
 from arl_lightning.evaluation.runs import find_members
-from arl_lightning.evaluation.segmentation_results import OverlapTable
 from arl_lightning.evaluation.summary import few_label_curve, summarize
 from arl_lightning.evaluation.summary_report import show_summary, write_summary
 

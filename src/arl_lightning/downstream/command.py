@@ -7,9 +7,9 @@ from typing import Any
 from jsonargparse import ActionConfigFile, Namespace
 
 from arl_lightning.arguments import CommandParser, kinds_of, normalised
+from arl_lightning.data.tasks.augment import PROBE
 from arl_lightning.data.tasks.open import GIVEN
 from arl_lightning.data.tasks.registry import TASKS, task_class
-from arl_lightning.data.tasks.transforms import PROBE
 from arl_lightning.downstream.experiment import PROTOCOLS, run_recipe
 from arl_lightning.downstream.recipe import ProtocolName, Recipe
 from arl_lightning.errors import UserError

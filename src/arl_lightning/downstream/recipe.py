@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from arl_lightning.data.tasks.augment import Augment
 from arl_lightning.data.tasks.datamodule import Loading
 from arl_lightning.data.tasks.open import PHANTOM
 from arl_lightning.data.tasks.splits import SplitOptions
-from arl_lightning.data.tasks.transforms import Augment
 from arl_lightning.downstream.encoders import NONE
 from arl_lightning.downstream.options import Devices, Encoder, Neighbours, Optimization
 from arl_lightning.downstream.segmentation import Decoder

@@ -17,7 +17,8 @@ from arl_lightning.downstream.segmentation import Segmenter
 from arl_lightning.downstream.training import train
 from arl_lightning.downstream.trials import Trial
 from arl_lightning.evaluation.overlap import Overlap
-from arl_lightning.evaluation.segmentation_results import OverlapTable, segmentation_results, write_segmentation_run
+from arl_lightning.evaluation.overlap_table import OverlapTable
+from arl_lightning.evaluation.segmentation_results import segmentation_results, write_segmentation_run
 
 NUM_EXAMPLES = 4  # of the worst, of the middle and of the best
 MONITORS = {"auroc": ("val/dice", "max"), "loss": ("val/loss", "min"), "last": None}

@@ -13,6 +13,7 @@ from arl_lightning.evaluation.bootstrap import bootstrap_interval, paired_bootst
 from arl_lightning.evaluation.comparison import ENDINGS, Comparison, Difference, Row, refuse_ending, spread_note
 from arl_lightning.evaluation.delong import delong_test
 from arl_lightning.evaluation.files import plain
+from arl_lightning.evaluation.overlap_table import COLUMNS, OverlapTable
 from arl_lightning.evaluation.predictions import Predictions, aligned_to
 from arl_lightning.evaluation.results import BIASED, DECISIONS
 from arl_lightning.evaluation.runs import (
@@ -26,7 +27,6 @@ from arl_lightning.evaluation.runs import (
     pool_folds,
 )
 from arl_lightning.evaluation.schema import FILE, estimate
-from arl_lightning.evaluation.segmentation_results import COLUMNS, OverlapTable
 from arl_lightning.evaluation.tables import FILE as TABLE
 from arl_lightning.evaluation.wording import counts_text, grouping_sentence
 

@@ -26,9 +26,9 @@ from arl_lightning.evaluation.drawing import (
 )
 from arl_lightning.evaluation.files import numbered
 from arl_lightning.evaluation.metrics import auroc
+from arl_lightning.evaluation.overlap_table import OverlapTable
 from arl_lightning.evaluation.predictions import Predictions
 from arl_lightning.evaluation.schema import Evaluation, SegmentationEvaluation
-from arl_lightning.evaluation.segmentation_results import OverlapTable
 from arl_lightning.evaluation.wording import interval_text, number_text
 
 BAND_RESAMPLES = 500  # enough for a band that is looked at

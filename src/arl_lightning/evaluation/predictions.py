@@ -6,7 +6,6 @@ N images, C classes, F frames of a clip.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -118,19 +117,6 @@ class Predictions:
             [name for name, _ in rows], first.patients, first.videos, first.labels, np.array(means),
             self.classes, self.positive, self.part, first.folds, self.seed,
         )  # fmt: skip
-
-    def write_parquet(self, path: Path) -> None:
-        """Write one row an image, see `tables.write_parquet`."""
-        from arl_lightning.evaluation import tables
-
-        tables.write_parquet(path, [self])
-
-    @staticmethod
-    def read_parquet(path: Path, part: Part = "test") -> "Predictions":
-        """Read one part, see `tables.read_parquet`."""
-        from arl_lightning.evaluation import tables
-
-        return tables.read_parquet(path, part)
 
 
 def group_of(key: str, patient: str | None, video: str | None) -> str:

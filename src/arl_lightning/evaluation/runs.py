@@ -13,10 +13,10 @@ import numpy as np
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.bootstrap import Statistic
 from arl_lightning.evaluation.metrics import metric_names
+from arl_lightning.evaluation.overlap_table import COLUMNS, OverlapTable
 from arl_lightning.evaluation.predictions import Predictions, average, concatenate
 from arl_lightning.evaluation.results import choose_cut, statistic_of
 from arl_lightning.evaluation.schema import FILE, RunResults, read_results
-from arl_lightning.evaluation.segmentation_results import COLUMNS, OverlapTable
 from arl_lightning.evaluation.tables import FILE as TABLE
 from arl_lightning.evaluation.tables import read_parts
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from made_task import listing_of, write_cases
 
+from arl_lightning.data.tasks.augment import Augment
 from arl_lightning.data.tasks.case import Case, Listing
 from arl_lightning.data.tasks.datamodule import Loading, TaskDataModule, TimedLoader
 from arl_lightning.data.tasks.images import CaseImages, Decoded
 from arl_lightning.data.tasks.sampling import Draw, RankBatches, TrainSampler
 from arl_lightning.data.tasks.splits import Split
-from arl_lightning.data.tasks.transforms import Augment
 from arl_lightning.errors import UserError
 
 

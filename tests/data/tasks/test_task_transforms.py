@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from arl_lightning.data.augmentation import NUM_UNIFORMS, Augmentation, augment
+from arl_lightning.data.tasks.augment import PROBE, Augment
 from arl_lightning.data.tasks.fit import fit_image, fit_mask, unfit
 from arl_lightning.data.tasks.photometric import Photometry, change_photometry, draw_photometry
-from arl_lightning.data.tasks.transforms import PROBE, Augment, eval_transform, train_transform
+from arl_lightning.data.tasks.transforms import eval_transform, train_transform
 from arl_lightning.errors import UserError
 
 EVERYTHING = Augment(rotate=20, ultrasound=1, cutout=0.5)

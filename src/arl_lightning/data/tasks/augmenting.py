@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from arl_lightning.data.augmentation import NUM_UNIFORMS
+from arl_lightning.data.tasks.augment import Augment, Pair
 from arl_lightning.data.tasks.fit import Fit, pad_square
 from arl_lightning.data.tasks.photometric import Photometry, change_photometry, draw_photometry
-from arl_lightning.data.tasks.transforms import Augment, Pair
 from arl_lightning.data.views import Box, CropSource
 
 CUTOUT = (0.1, 0.3)  # sides of the rectangle, as shares of the image's

@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from arl_lightning.data.seeds import sample_seed
+from arl_lightning.data.tasks.augment import Augment, Transform
 from arl_lightning.data.tasks.case import Listing
 from arl_lightning.data.tasks.fit import Fit
 from arl_lightning.data.tasks.images import CaseImages
 from arl_lightning.data.tasks.sampling import Draw, RankBatches, TrainSampler
 from arl_lightning.data.tasks.splits import Split
-from arl_lightning.data.tasks.transforms import Augment, Transform, eval_transform, train_transform
+from arl_lightning.data.tasks.transforms import eval_transform, train_transform
 from arl_lightning.distributed.collectives import world_size
 from arl_lightning.errors import UserError
 
