@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from arl_lightning.errors import UserError
-from arl_lightning.evaluation.predictions import GroupedBy, group_of
+from arl_lightning.evaluation.predictions import GroupedBy, group_of, grouping_of
 from arl_lightning.evaluation.tables import about, read_table, write_table
 
 COLUMNS = ("dice", "iou", "hd95")
@@ -63,10 +63,7 @@ class OverlapTable:
     @property
     def grouped_by(self) -> GroupedBy:
         """What `groups` tells apart."""
-        known = sum(patient is not None for patient in self.patients)
-        if known:
-            return "patient" if known == len(self) else "patient where known"
-        return "video" if any(video is not None for video in self.videos) else "image"
+        return grouping_of(self.patients, self.videos)
 
     def groups(self) -> np.ndarray:
         """Return (R,) names of what is independent: the patient, else the clip, else the image."""

@@ -65,10 +65,7 @@ class Predictions:
     @property
     def grouped_by(self) -> GroupedBy:
         """What `groups` tells apart."""
-        known = sum(patient is not None for patient in self.patients)
-        if known:
-            return "patient" if known == len(self) else "patient where known"
-        return "video" if any(video is not None for video in self.videos) else "image"
+        return grouping_of(self.patients, self.videos)
 
     def groups(self) -> np.ndarray:
         """Return (N,) names of what is independent: the patient, else the clip, else the image.
@@ -117,6 +114,14 @@ class Predictions:
             [name for name, _ in rows], first.patients, first.videos, first.labels, np.array(means),
             self.classes, self.positive, self.part, first.folds, self.seed,
         )  # fmt: skip
+
+
+def grouping_of(patients: Sequence[str | None], videos: Sequence[str | None]) -> GroupedBy:
+    """Return what `group_of` tells apart among images."""
+    known = sum(patient is not None for patient in patients)
+    if known:
+        return "patient" if known == len(patients) else "patient where known"
+    return "video" if any(video is not None for video in videos) else "image"
 
 
 def group_of(key: str, patient: str | None, video: str | None) -> str:
