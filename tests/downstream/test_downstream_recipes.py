@@ -93,7 +93,7 @@ def test_lists_and_flags_are_given_as_words():
 def test_no_data_is_answered_with_where_to_get_it_and_how_to_point_at_it():
     from arl_lightning.downstream.experiment import run_recipe
 
-    with pytest.raises(UserError, match="task busi: no data; the set is asked for at Cairo University") as refusal:
+    with pytest.raises(UserError, match="task busi: no data; where to get the set: Cairo University") as refusal:
         run_recipe("finetune", PROTOCOLS["finetune"], parse("finetune", ["busi"]))
     assert refusal.value.advice is not None
     assert "make finetune TASK=busi DATA=DIR" in refusal.value.advice

@@ -274,7 +274,7 @@ def test_the_command_prints_and_fails_where_a_training_would_stop(
 
 
 def test_without_data_the_command_says_where_to_get_it() -> None:
-    with pytest.raises(UserError, match=r"task busi: no data; the set is asked for at .*Cairo") as refusal:
+    with pytest.raises(UserError, match=r"task busi: no data; where to get the set: .*Cairo") as refusal:
         tasks_check("busi")
     assert "arl tasks check busi --root DIR" in str(refusal.value.advice)
 

@@ -55,7 +55,7 @@ def tasks_check(
 
     if root is None and table is None:
         raise UserError(
-            f"task {task}: no data; the set is asked for at {task_class(task).where}",
+            f"task {task}: no data; where to get the set: {task_class(task).where}",
             advice=f"then name its folder: arl tasks check {task} --root DIR, or your own images: --table FILE"
             " (--root phantom draws made-up images)",
         )

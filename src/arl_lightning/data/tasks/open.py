@@ -29,7 +29,7 @@ def open_task(name: str, root: Path | None, table: Path | None, options: dict[st
     if root is None and table is None:
         described: Any = found
         raise UserError(
-            f"task {name}: no data; the set is asked for at {described.where}",
+            f"task {name}: no data; where to get the set: {described.where}",
             advice=f"then name its folder: make finetune TASK={name} DATA=DIR, or arl finetune {name} --root DIR"
             " (DATA=phantom draws made-up images)",
         )
