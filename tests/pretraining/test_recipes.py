@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from arl_lightning.pretraining.command import build_cli
+from arl_lightning.pretraining.recipe import build_cli
 from arl_lightning.pretraining.schedules import scaled_learning_rate
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes/pretrain").glob("*.yaml"))
