@@ -14,7 +14,7 @@ from arl_lightning.data.augmentation import (
     cast_shadow,
     change_dynamic_range,
 )
-from arl_lightning.data.seeds import uniform
+from arl_lightning.data.draws import uniform
 
 STEPS = ("gain", "dynamic_range", "attenuation", "haze", "shadow")
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from scipy import stats
 
-from arl_lightning.data.seeds import sample_seed, uniform
+from arl_lightning.data.draws import uniform
+from arl_lightning.data.seeds import sample_seed
 
 UNSIGNED = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

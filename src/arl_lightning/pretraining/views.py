@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arl_lightning.data.augmentation import NUM_UNIFORMS, Augmentation, augment
 from arl_lightning.data.batch import PretrainingBatch
-from arl_lightning.data.seeds import uniform
+from arl_lightning.data.draws import uniform
 from arl_lightning.models.sampling import visible_positions
 from arl_lightning.objectives.masking import NUM_BLOCKS, block_mask, random_mask
 from arl_lightning.pretraining.options import Masking, Pixels

@@ -10,6 +10,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,9 @@ def test_s3_is_read_with_its_command_line_tool(folder, tmp_path, monkeypatch):
 
 def test_gs_goes_to_webdataset(monkeypatch):
     opened = []
-    monkeypatch.setattr(storage, "gopen", lambda url, mode: opened.append(url) or io.BytesIO())
+    monkeypatch.setattr(
+        import_module("webdataset.gopen"), "gopen", lambda url, mode: opened.append(url) or io.BytesIO()
+    )
     open_stream(Folder("gs://bucket/corpus").url("shard-000000.tar")).close()
     assert opened == ["gs://bucket/corpus/shard-000000.tar"]
 

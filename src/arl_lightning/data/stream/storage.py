@@ -1,6 +1,8 @@
 """Where shards lie: local folders, NFS and Lustre among them, web servers, object storage or any command's output.
 
 A stream is read forwards. A local one passes over what is not needed by seeking, any other one by reading it.
+
+webdataset, which brings torch with it, is imported for addresses alone: what only counts samples stays light.
 """
 
 import shlex
@@ -8,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-from webdataset.gopen import Pipe, gopen, gopen_schemes
 
 from arl_lightning.data.shards.manifest import FILE_NAME, Manifest
 from arl_lightning.data.shards.tars import HEADER_BUFFER
@@ -57,8 +57,8 @@ class Folder:
         if self.address.startswith(PIPE):
             if NAME not in self.address:
                 raise UserError(f"data.shards: '{self.address}' needs {NAME} where the file's name goes")
-        elif not self.is_local and scheme not in (*gopen_schemes, "s3"):
-            known = ", ".join(sorted({*gopen_schemes, "s3"} - {"__default__", "pipe"}))
+        elif not self.is_local and scheme not in (schemes := {*_fetchable(), "s3"}):
+            known = ", ".join(sorted(schemes - {"__default__", "pipe"}))
             raise UserError(
                 f"data.shards: '{self.address}': unknown scheme; use a folder, pipe:COMMAND, or one of {known}"
             )
@@ -110,7 +110,7 @@ class ByteStream:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._process = file.proc if isinstance(file, Pipe) else None
+        self._process = getattr(file, "proc", None)  # of webdataset's Pipe
         self._offset = 0  # of a command's output, which cannot seek
         self._ended = False
         if self._process is not None:
@@ -159,9 +159,18 @@ def open_stream(url: str) -> ByteStream:
     """
     if is_local(url):
         return ByteStream(Path(url).open("rb", buffering=HEADER_BUFFER))
-    if url.startswith("s3://") and "s3" not in gopen_schemes:
+    if url.startswith("s3://") and "s3" not in _fetchable():
         url = f"{PIPE}aws s3 cp {shlex.quote(url)} -"
+    from webdataset.gopen import gopen
+
     return ByteStream(gopen(url, "rb"))
+
+
+def _fetchable() -> set[str]:
+    """Return the schemes of addresses that webdataset opens."""
+    from webdataset.gopen import gopen_schemes
+
+    return set(gopen_schemes)
 
 
 def reason_of(error: Exception) -> str:
