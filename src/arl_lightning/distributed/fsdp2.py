@@ -1,11 +1,13 @@
-"""FSDP2 behind Lightning: weights, gradients and optimizer state sharded over the ranks, or over the ranks of a node."""
+"""FSDP2 behind Lightning: weights, gradients and optimizer state sharded over all ranks, or within a node."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
+import lightning.pytorch as pl
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
@@ -59,8 +61,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             raise UserError(f"trainer.strategy: {self.world_size} ranks cannot form {self.replicas} equal groups")
         self._setup_distributed()
         self._device_mesh = self._lay_out_ranks()
-        assert self.lightning_module is not None
-        self.lightning_module._device_mesh = self._device_mesh
+        cast(pl.LightningModule, self.lightning_module)._device_mesh = self._device_mesh
 
     def _lay_out_ranks(self) -> DeviceMesh:
         device = self.root_device.type
@@ -69,19 +70,22 @@ class FSDP2Strategy(ModelParallelStrategy):
         shape = (self.replicas, self.world_size // self.replicas)  # ranks of a node are consecutive
         return init_device_mesh(device, shape, mesh_dim_names=(REPLICATE, SHARD))
 
+    @property
+    def _module(self) -> nn.Module:
+        return cast(nn.Module, self.model)
+
     def model_to_device(self) -> None:
         """Move the module, or only what is not offloaded."""
         if not self.cpu_offload:
-            return super().model_to_device()
-        assert self.model is not None
-        for buffer in self.model.buffers():
+            super().model_to_device()
+            return
+        for buffer in self._module.buffers():
             buffer.data = buffer.to(self.root_device)
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
         """Keep gradients to the rank, unsharded, until a backward pass outside of this context."""
-        assert self.model is not None
-        sharded = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        sharded = [module for module in self._module.modules() if isinstance(module, FSDPModule)]
         for module in sharded:
             module.set_requires_gradient_sync(False, recurse=False)
         try:
