@@ -3,13 +3,16 @@
 Legend: B images, V visible patch tokens, T = prefix tokens + V, D channels, A anatomies, K = 9 sampling locations.
 """
 
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from arl_lightning.models.sampling import (
     CORNERS,
@@ -155,7 +158,36 @@ class DeformableAttention(Attention):
         return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, heads, T, d)
 
 
-class PlainBlock(Block):
+class Tokens(NamedTuple):
+    """What a block takes of one pass.
+
+    Attributes:
+        tokens: (B, T, D), prefix first.
+        layout: Where the patch tokens lie.
+        anatomy: (B, A) one-hot, or None for no conditioning.
+    """
+
+    tokens: Tensor
+    layout: TokenLayout
+    anatomy: Tensor | None
+
+
+class PassesBlock(Block):
+    """timm's transformer block that can take several passes in one call."""
+
+    def forward_passes(self, passes: list[Tokens], recompute: bool = False) -> list[Tensor]:
+        """Map the tokens of every pass, so that weights that are sharded are gathered once for all of them.
+
+        Args:
+            passes: Each is what `forward` takes; hooks on the block itself see none of them.
+            recompute: Keep no activations for the backward pass.
+        """
+        forward = cast(Callable[..., Tensor], self.forward)
+        run = partial(checkpoint, forward, use_reentrant=False) if recompute else forward
+        return [run(*each) for each in passes]
+
+
+class PlainBlock(PassesBlock):
     """timm's transformer block behind ACDT's signature: the same without conditioning."""
 
     def forward(self, tokens: Tensor, layout: TokenLayout, anatomy: Tensor | None) -> Tensor:  # type: ignore[override]
@@ -163,7 +195,7 @@ class PlainBlock(Block):
         return super().forward(tokens)
 
 
-class ACDTBlock(Block):
+class ACDTBlock(PassesBlock):
     """Transformer block whose keys and values are read through anatomy-conditioned deformable sampling.
 
     Args:

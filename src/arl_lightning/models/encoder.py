@@ -3,8 +3,9 @@
 Legend: B images, N patches, V visible patches, T = prefix tokens + V, D channels, A anatomies.
 """
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,24 @@ from timm.models._features import feature_take_indices
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from arl_lightning.models.acdt import ACDTBlock, Kernel, PlainBlock
+from arl_lightning.models.acdt import ACDTBlock, Kernel, PassesBlock, PlainBlock, Tokens
 from arl_lightning.models.sampling import TokenLayout
 
 Conditioning = Literal["acdt", "none"]
+
+
+class Pass(NamedTuple):
+    """Images that go through the encoder together, and how.
+
+    Attributes:
+        image: (B, C, H, W).
+        anatomy: (B,) int64 vocabulary indices, or None for no conditioning.
+        mask: (B, N) bool, True where hidden, the same number in every image; None to see everything.
+    """
+
+    image: Tensor
+    anatomy: Tensor | None
+    mask: Tensor | None
 
 
 class AViT(VisionTransformer):
@@ -101,6 +116,22 @@ class AViT(VisionTransformer):
         for block in self.blocks:
             tokens = self._run(block, tokens, layout, one_hot)
         return self.norm(tokens)
+
+    def forward_passes(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """Encode images of several kinds side by side, each block called once for all.
+
+        Returns:
+            What `forward_features` returns for each.
+        """
+        states = []
+        for each in passes:
+            tokens, layout = self._embed(each.image, each.mask)
+            states.append(Tokens(tokens, layout, self._one_hot(each.anatomy, tokens)))
+        recompute = self.grad_checkpointing and self.training
+        for block in self.blocks:
+            outputs = cast(PassesBlock, block).forward_passes(states, recompute)
+            states = [state._replace(tokens=tokens) for state, tokens in zip(states, outputs, strict=True)]
+        return [self.norm(state.tokens) for state in states]
 
     def forward_intermediates(  # type: ignore[override]
         self,

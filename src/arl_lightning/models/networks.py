@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from arl_lightning.models.decoder import Decoded, Decoder
-from arl_lightning.models.encoder import AViT
+from arl_lightning.models.encoder import AViT, Pass
 from arl_lightning.models.heads import DINOHead
 
 
@@ -69,7 +69,7 @@ class Student(nn.Module):
         distil_full_view: bool = False,
         distil_patches: bool = False,
     ) -> StudentOutput:
-        """Encode masked global views and whole local views, in one pass each.
+        """Encode masked global views and whole local views, one pass each, side by side.
 
         Args:
             global_images: (G * B, C, H, W).
@@ -79,21 +79,24 @@ class Student(nn.Module):
             distil_full_view: Take the global views' class tokens from a further, unmasked pass.
             distil_patches: Return patch logits too.
         """
-        prefix = self.encoder.num_prefix_tokens
-        tokens = self._encode(global_images, anatomy, mask)
-        patch_tokens = tokens[:, prefix:]
-        decoded = self.decoder(patch_tokens, mask) if self.decoder is not None else None
+        passes = [_pass(global_images, anatomy, mask)]
         if distil_full_view and mask is not None:
-            tokens = self._encode(global_images, anatomy, None)
-        cls_tokens = tokens[:, 0]
+            passes.append(_pass(global_images, anatomy, None))
+        num_global_passes = len(passes)
+        if self.head is not None and local_images is not None:
+            passes.append(_pass(local_images, anatomy, None))
+        tokens = self.encoder.forward_passes(passes)
+        patch_tokens = tokens[0][:, self.encoder.num_prefix_tokens :]
+        decoded = self.decoder(patch_tokens, mask) if self.decoder is not None else None
+        cls_tokens, *local = (each[:, 0] for each in tokens[num_global_passes - 1 :])
         if self.head is None:
             return StudentOutput(cls_tokens, None, None, decoded)
-        views = [cls_tokens] if local_images is None else [cls_tokens, self._encode(local_images, anatomy, None)[:, 0]]
         patch_logits = self.head(patch_tokens) if distil_patches else None
-        return StudentOutput(cls_tokens, self.head(torch.cat(views)), patch_logits, decoded)
+        return StudentOutput(cls_tokens, self.head(torch.cat([cls_tokens, *local])), patch_logits, decoded)
 
-    def _encode(self, images: Tensor, anatomy: Tensor, mask: Tensor | None) -> Tensor:
-        return self.encoder.forward_features(images, anatomy.repeat(len(images) // len(anatomy)), mask)
+
+def _pass(images: Tensor, anatomy: Tensor, mask: Tensor | None) -> Pass:
+    return Pass(images, anatomy.repeat(len(images) // len(anatomy)), mask)
 
 
 class Teacher(nn.Module):
