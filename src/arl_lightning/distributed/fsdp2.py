@@ -1,19 +1,26 @@
 """FSDP2 behind Lightning: weights, gradients and optimizer state sharded over all ranks, or within a node."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import torch.distributed as dist
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
+from arl_lightning.distributed.saving import Saving, save_in_background
+from arl_lightning.distributed.sharded_checkpoint import Source, open_source, restore_optimizer, restore_weights
 from arl_lightning.errors import UserError
 
 REPLICATE, SHARD = "replicate", "shard"  # dimensions of the mesh
+SAVE_TIMEOUT = timedelta(hours=1)  # between the first and the last rank that has written its shard
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -43,6 +50,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.replicas = replicas
         self.cpu_offload = cpu_offload
         self.reshard_after_forward = reshard_after_forward
+        self._save_group: dist.ProcessGroup | None = None
+        self._source: Source | None = None  # of the checkpoint that is being restored
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
@@ -70,22 +79,15 @@ class FSDP2Strategy(ModelParallelStrategy):
         shape = (self.replicas, self.world_size // self.replicas)  # ranks of a node are consecutive
         return init_device_mesh(device, shape, mesh_dim_names=(REPLICATE, SHARD))
 
-    @property
-    def _module(self) -> nn.Module:
-        return cast(nn.Module, self.model)
-
     def model_to_device(self) -> None:
-        """Move the module, or only what is not offloaded."""
+        """Leave offloaded shards in the host's memory: `configure_model` has moved everything else."""
         if not self.cpu_offload:
             super().model_to_device()
-            return
-        for buffer in self._module.buffers():
-            buffer.data = buffer.to(self.root_device)
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
         """Keep gradients to the rank, unsharded, until a backward pass outside of this context."""
-        sharded = [module for module in self._module.modules() if isinstance(module, FSDPModule)]
+        sharded = [module for module in cast(nn.Module, self.model).modules() if isinstance(module, FSDPModule)]
         for module in sharded:
             module.set_requires_gradient_sync(False, recurse=False)
         try:
@@ -93,3 +95,60 @@ class FSDP2Strategy(ModelParallelStrategy):
         finally:
             for module in sharded:
                 module.set_requires_gradient_sync(True, recurse=False)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Restore the optimizers after the module has had a look at the checkpoint, as the weights."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return weights and buffers, sharded; no copy."""
+        return cast(pl.LightningModule, self.lightning_module).state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return an optimizer's state by parameter index, sharded; no copy."""
+        return (optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer).state_dict()
+
+    def save_in_background(
+        self, checkpoint: Mapping[str, Any], path: Path, on_whole: Callable[[], None] | None = None
+    ) -> Saving:
+        """Write a folder while training goes on; to be called by all ranks, and one at a time.
+
+        Args:
+            checkpoint: Lightning's.
+            path: The folder.
+            on_whole: Called on the first rank, in a thread, once the checkpoint is whole.
+        """
+        if self._save_group is None:
+            self._save_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT))
+        return save_in_background(checkpoint, path, self._save_group, on_whole)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write a folder and wait for it.
+
+        Raises:
+            SaveError: On all ranks, if one could not write.
+        """
+        self.save_in_background(checkpoint, Path(filepath)).wait()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read all but the tensors, which are read where they belong once the module agrees.
+
+        Args:
+            checkpoint_path: A folder of any number of ranks, or a file of DDP or of one process.
+            weights_only: Without meaning here, as no code is ever unpickled.
+        """
+        self._source = open_source(Path(checkpoint_path))
+        return dict(self._source.rest)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load weights and buffers in place."""
+        restore_weights(cast(Source, self._source), self.lightning_module_state_dict(), strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load the optimizers, and let go of the checkpoint."""
+        for number, optimizer in enumerate(self.optimizers):
+            restore_optimizer(cast(Source, self._source), number, optimizer)
+        self._source = None

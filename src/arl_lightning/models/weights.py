@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from arl_lightning.distributed.sharded_checkpoint import WEIGHTS, FolderSource, is_folder, join, read_file
 from arl_lightning.errors import UserError
 from arl_lightning.models.encoder import AViT, Conditioning
 from arl_lightning.models.registry import MODEL_NAMES, PIXEL_MEAN, PIXEL_STD, create_avit
@@ -66,22 +67,21 @@ class EncoderSpec:
         )
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, weights: str | None = "") -> dict[str, Any]:
     """Read a PyTorch checkpoint on the CPU, without unpickling code.
 
+    Args:
+        path: A file, mapped into memory; or a folder that sharded ranks wrote, whose optimizer state is left out.
+        weights: How the names of the weights start that are read from a folder; None reads none of them.
+
     Raises:
-        UserError: If the file is missing, a folder, or no checkpoint.
+        UserError: If the checkpoint is missing, not whole, or none.
     """
+    if is_folder(path):
+        source = FolderSource(path)
+        return join({} if weights is None else source.read(f"{WEIGHTS}.{weights}"), source.rest)
     _refuse_folder(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a truncated or foreign file fails in many ways inside torch
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); choose another one") from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path}: holds no dictionary of weights; choose another file")
-    return checkpoint
+    return read_file(path)
 
 
 def encoder_of_checkpoint(path: Path, network: Network, drop_path: float = 0.0) -> tuple[AViT, EncoderSpec]:
@@ -90,13 +90,13 @@ def encoder_of_checkpoint(path: Path, network: Network, drop_path: float = 0.0) 
     Raises:
         UserError: If the file is missing, damaged, or no such checkpoint.
     """
-    checkpoint = read_checkpoint(path)
+    prefix = f"{network}.encoder."
+    checkpoint = read_checkpoint(path, prefix)
     if (described := checkpoint.get("arl_downstream")) is not None:
         task = f" {described['task']}" if isinstance(described, dict) and "task" in described else ""
         raise UserError(f"{path}: already trained on task{task}; give its pretraining checkpoint")
     if "arl" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of `arl pretrain`; name an adapter for others, such as vit:{path}")
-    prefix = f"{network}.encoder."
     with _other_versions_refused(path):
         recipe, weights = checkpoint["arl"]["recipe"], checkpoint["state_dict"]
         names = ("name", "image_size", "in_chans", "conditioning", "kernel", "register_tokens")
@@ -143,11 +143,18 @@ def write_encoder(path: Path, encoder: AViT, spec: EncoderSpec, notes: dict[str,
         encoder: The A-ViT.
         spec: What it was built from.
         notes: Further entries of the header, such as the recipe.
+
+    Raises:
+        UserError: If the file cannot be written.
     """
     state = {name: value.detach().contiguous().cpu() for name, value in encoder.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(state, temporary, {**(notes or {}), METADATA_KEY: json.dumps(asdict(spec))})
-    temporary.replace(path)
+    try:
+        save_file(state, temporary, {**(notes or {}), METADATA_KEY: json.dumps(asdict(spec))})
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error})") from error
 
 
 def read_encoder(path: Path, drop_path: float = 0.0) -> tuple[AViT, EncoderSpec]:

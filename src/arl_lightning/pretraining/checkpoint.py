@@ -57,13 +57,17 @@ def refuse_other_networks(saved: dict[str, Any], present: dict[str, Any]) -> Non
         raise UserError("model.anatomies: the checkpoint has others; resume with its recipe, or start a new run")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, weights: str | None = "") -> dict[str, Any]:
     """Read a checkpoint on the CPU, without unpickling code.
 
+    Args:
+        path: A file, or a folder that sharded ranks wrote.
+        weights: How the names of the weights start that are read from a folder; None reads none of them.
+
     Raises:
-        UserError: If the file is missing, is no checkpoint, or not one of ours.
+        UserError: If the checkpoint is missing, not whole, none, or not one of ours.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, weights)
     if "arl" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of `arl pretrain`")
     return checkpoint
