@@ -6,6 +6,7 @@ Legend: B images, G global views, N patches, P pixels of a patch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.augmentation import Augmentation
 from arl_lightning.data.batch import PretrainingBatch
 from arl_lightning.distributed.collectives import all_reduce_mean
+from arl_lightning.distributed.fsdp2 import FSDP2Strategy
+from arl_lightning.distributed.sharding import broadcast_weights, shard_network
 from arl_lightning.errors import UserError
 from arl_lightning.models.discriminator import PatchDiscriminator
 from arl_lightning.models.networks import StudentOutput, Teacher, TeacherOutput
@@ -25,7 +29,7 @@ from arl_lightning.models.patches import patchify
 from arl_lightning.objectives.mim import denormalize_patches, neighbour_mean, reconstruction_loss
 from arl_lightning.objectives.precision import full_precision
 from arl_lightning.pretraining import options
-from arl_lightning.pretraining.build import build_encoder, build_student, check_masking
+from arl_lightning.pretraining.build import build_encoder, build_student, check_masking, transformer_blocks
 from arl_lightning.pretraining.checkpoint import arguments, describe, load, refuse_other_networks
 from arl_lightning.pretraining.distillation import Distillation
 from arl_lightning.pretraining.optimization import (
@@ -111,9 +115,14 @@ class ARL(pl.LightningModule):
         return module
 
     def configure_model(self) -> None:
-        """Build the networks, once."""
-        if hasattr(self, "student"):
-            return
+        """Build the networks, and share them out where the strategy does; once each."""
+        if not hasattr(self, "student"):
+            self._build_networks()
+        strategy = None if self._trainer is None else self._trainer.strategy
+        if isinstance(strategy, FSDP2Strategy) and not isinstance(self.student, FSDPModule):
+            self._shard_networks(strategy)
+
+    def _build_networks(self) -> None:
         encoder = build_encoder(self.encoder_options, self.vocabulary.num_anatomies)
         self.grid_size, self.patch_size = encoder.grid_size, encoder.patch_size
         if self.masks:
@@ -126,6 +135,22 @@ class ARL(pl.LightningModule):
         if self.reconstruction.enabled and self.adversarial.enabled:
             self.discriminator = PatchDiscriminator(self.patch_size, encoder.in_chans, self.adversarial.width)
         self.distillation = Distillation(self.self_distillation) if self.self_distillation.enabled else None
+
+    def _shard_networks(self, strategy: FSDP2Strategy) -> None:
+        """Shard student, teacher and discriminator, each one root."""
+        self.to(strategy.root_device)
+        broadcast_weights(self)
+        half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+        share = partial(shard_network, mesh=strategy.device_mesh, cpu_offload=strategy.cpu_offload, half=half)
+        for network in (self.student, self.teacher):
+            share(
+                network,
+                transformer_blocks(network),
+                reshard_after_forward=strategy.reshard_after_forward,
+                block_methods=("forward_passes",),
+            )
+        if self.discriminator is not None:
+            share(self.discriminator, ())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the one optimizer; its rates are scaled by the global batch."""
@@ -246,10 +271,9 @@ class ARL(pl.LightningModule):
         """Step generator and discriminator, then teacher and centers; skip all of it if anything is not finite."""
         self._num_accumulated = 0
         self._drop_resting_gradients()
-        metrics["train/gradient_norm/student"] = clip_gradients(self.student.parameters(), self.optimization.clip)
+        metrics["train/gradient_norm/student"] = self._clip(self.student)
         if self.discriminator is not None:
-            norm = clip_gradients(self.discriminator.parameters(), self.optimization.clip)
-            metrics["train/gradient_norm/discriminator"] = norm
+            metrics["train/gradient_norm/discriminator"] = self._clip(self.discriminator)
         metrics = mean_over_ranks(metrics)
         optimizer = cast(torch.optim.Optimizer, self.optimizers())
         if torch.isfinite(torch.stack(list(metrics.values()))).all():
@@ -267,6 +291,10 @@ class ARL(pl.LightningModule):
                 self.distillation.discard()
         optimizer.zero_grad(set_to_none=True)
         self._log_step(metrics, optimizer)
+
+    def _clip(self, network: torch.nn.Module) -> Tensor:
+        norm = clip_gradients(network.parameters(), self.optimization.clip)
+        return norm.to(self.device)  # from the host, where gradients are offloaded
 
     def _drop_resting_gradients(self) -> None:
         """Leave out what this step must not move: the waiting discriminator, the prototypes at the beginning."""

@@ -1,10 +1,14 @@
 """Networks from a recipe's options."""
 
+from itertools import chain
+
+from torch import nn
+
 from arl_lightning.errors import UserError
 from arl_lightning.models.decoder import Decoder
 from arl_lightning.models.encoder import AViT
 from arl_lightning.models.heads import DINOHead
-from arl_lightning.models.networks import Student
+from arl_lightning.models.networks import Student, Teacher
 from arl_lightning.models.registry import MODEL_NAMES, create_avit
 from arl_lightning.objectives.masking import num_hidden_patches
 from arl_lightning.pretraining import options
@@ -51,6 +55,12 @@ def build_student(
         pixels = encoder.patch_size**2 * encoder.in_chans
         decoding = Decoder(dim, encoder.grid_size, pixels, decoder.depth, decoder.dim, decoder.num_heads)
     return Student(encoder, head, decoding)
+
+
+def transformer_blocks(network: Student | Teacher) -> list[nn.Module]:
+    """Return the blocks of encoder and decoder."""
+    decoder = network.decoder if isinstance(network, Student) else None
+    return list(chain(network.encoder.blocks, [] if decoder is None else decoder.blocks))
 
 
 def check_masking(masking: options.Masking, num_patches: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from arl_lightning.pretraining.options import Optimization
 from arl_lightning.pretraining.schedules import cosine, scaled_learning_rate, warmup_cosine
@@ -69,10 +70,17 @@ def set_schedules(optimizer: torch.optim.Optimizer, options: Optimization, progr
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> Tensor:
-    """Scale the gradients of one network down to a largest norm; returns the norm before, () tensor."""
+    """Scale the gradients of one network down to a largest norm; returns the norm before, () tensor.
+
+    Where gradients are sharded, the norm is that of all ranks' shards together.
+    """
     parameters = list(parameters)
+    norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    torch.nn.utils.clip_grads_with_norm_(parameters, maximum, norm)
     # Where no parameter has a gradient, torch's norm is on the CPU, whatever the network's device.
-    return torch.nn.utils.clip_grad_norm_(parameters, maximum).to(parameters[0].device)
+    return norm.to(parameters[0].device)
 
 
 def drop_gradients(network: nn.Module) -> None:
