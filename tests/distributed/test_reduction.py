@@ -150,7 +150,7 @@ def late_rank(rank: int) -> dict[str, float]:
     loss = network(gradients_of(rank, torch.float32))
     dist.barrier()
     started = time.perf_counter()
-    time.sleep(0.3 if rank == 2 else 0.0)
+    time.sleep(0.5 if rank == 2 else 0.0)
     loss.backward()
     return {"exchange": exchanges.take(), "iteration": time.perf_counter() - started, "again": exchanges.take()}
 
@@ -251,9 +251,9 @@ def test_all_ranks_end_with_the_same_bits(ranks):
 def test_waiting_for_a_late_rank_counts_as_exchange_once(ranks):
     for rank in ranks[:2]:
         late = rank["late"]
-        assert 0.25 < late["exchange"] < late["iteration"]
+        assert 0.4 < late["exchange"] < late["iteration"]
         assert late["again"] == 0
-    assert ranks[2]["late"]["exchange"] < 0.25
+        assert ranks[2]["late"]["exchange"] < late["exchange"] - 0.3
 
 
 def test_exchanges_of_sharded_modules_are_timed(ranks):
