@@ -6,14 +6,10 @@ import torch
 from tiny_arl import Recorder, fit, random_batch, tiny_arl
 
 from arl_lightning.errors import UserError
-from arl_lightning.pretraining.callbacks import (
-    CollapseMonitor,
-    FinalCheckpoint,
-    NonFiniteGuard,
-    ReconstructionPictures,
-)
+from arl_lightning.pretraining.callbacks import CollapseMonitor, NonFiniteGuard, ReconstructionPictures
 from arl_lightning.pretraining.callbacks.collapse import rank_me, symptoms
 from arl_lightning.pretraining.callbacks.pictures import reconstruction_panels
+from arl_lightning.training.checkpoints import RunCheckpoints
 from arl_lightning.training.progress import Throughput
 
 BATCHES = [random_batch(seed=seed) for seed in range(4)]
@@ -35,7 +31,8 @@ def test_the_guard_stops_a_streak_and_leaves_the_last_good_weights(tmp_path):
     module, recorder = tiny_arl(), Recorder()
     poison(module, calls=range(2, 100))
     with pytest.raises(UserError, match=r"step 2: 10 steps in a row were not finite.*nonfinite\.ckpt"):
-        fit(module, BATCHES, 100, [NonFiniteGuard(tmp_path), recorder])
+        fit(module, BATCHES, 100, [NonFiniteGuard(RunCheckpoints(tmp_path, 1, 1)), recorder])
+    assert [path.name for path in tmp_path.iterdir()] == ["nonfinite.ckpt"]
     saved = torch.load(tmp_path / "nonfinite.ckpt", weights_only=True)
     assert saved["global_step"] == 2
     assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
@@ -45,7 +42,7 @@ def test_the_guard_stops_a_streak_and_leaves_the_last_good_weights(tmp_path):
 def test_the_guard_lets_short_streaks_pass(tmp_path):
     module = tiny_arl()
     poison(module, calls={0, 1, 3, 4, 6, 7})
-    trainer = fit(module, BATCHES, 4, [NonFiniteGuard(tmp_path, max_streak=3)])
+    trainer = fit(module, BATCHES, 4, [NonFiniteGuard(RunCheckpoints(tmp_path, 1, 1), max_streak=3)])
     assert (trainer.global_step, module.nonfinite_steps) == (4, 6)
     assert not (tmp_path / "nonfinite.ckpt").exists()
 
@@ -146,11 +143,6 @@ def test_the_monitor_watches_real_training():
 
 
 # ---------------------------------------------------------------- the rest
-
-
-def test_the_final_checkpoint_is_the_last_step(tmp_path):
-    fit(tiny_arl(), BATCHES, 3, [FinalCheckpoint(tmp_path / "last.ckpt")])
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
 def test_throughput_counts_images_and_the_loader_s_waiting(monkeypatch):

@@ -1,6 +1,7 @@
 """Data that goes bad during a run: it is counted over all ranks, which stop together with a checkpoint."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -11,6 +12,7 @@ from tiny_shards import write_shards
 
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.callbacks import DataGuard
+from arl_lightning.training.checkpoints import RunCheckpoints, resume_from
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*skipped")
 
@@ -25,33 +27,39 @@ class Remove(pl.Callback):
         self.path.unlink()
 
 
+def unused(folder: Path) -> RunCheckpoints:
+    """A run's checkpoints that save nothing by themselves."""
+    return RunCheckpoints(folder, every_n_steps=10**6, keep=1)
+
+
 def test_losses_are_logged_and_a_small_share_lets_the_run_go_on(tmp_path):
     # 20 batches of 4 are an epoch; all of the shard's places are in it.
     folder = write_shards(tmp_path / "shards", [20] * 4)
     data = tiny_data(folder, max_bad_share=0.3, read_retries=0, open_shards=1)
     recorder = Recorder()
     gone = Remove(folder / "shard-000003.tar")
-    fit(tiny_arl(), data, 20, [gone, DataGuard(tmp_path / "last.ckpt", every_n_steps=10), recorder])
+    fit(tiny_arl(), data, 20, [gone, DataGuard(unused(tmp_path / "run"), every_n_steps=10), recorder])
     counts = [(m["train/data/replaced_images"], m["train/data/lost_shards"]) for m in recorder.metrics[10:]]
     assert counts[-1] == (20, 1)
-    assert not (tmp_path / "last.ckpt").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_loses_too_much_stops_with_a_checkpoint_and_goes_on_once_that_is_mended(tmp_path):
     folder = write_shards(tmp_path / "shards", [20] * 4)
-    path, last = folder / "shard-000002.tar", tmp_path / "last.ckpt"
+    path = folder / "shard-000002.tar"
     content = path.read_bytes()
     data = tiny_data(folder, max_bad_share=0.2, read_retries=0)
-    guard = DataGuard(last, every_n_steps=2)
+    guard = DataGuard(unused(tmp_path), every_n_steps=2)
     with pytest.raises(
         UserError,
         match=r"step 2: 25.00% of the corpus cannot be used: 0 of \d+ images read are undecodable, 1 of 4 shards are"
-        r" lost \(\S*shard-000002.tar\), more than data.max_bad_share 0.2; .* --ckpt_path last.*last.ckpt",
+        r" lost \(\S*shard-000002.tar\), more than data.max_bad_share 0.2; .* --ckpt_path last.*step-0000002.ckpt",
     ):
         fit(tiny_arl(), data, 20, [Remove(path), guard])
+    last = resume_from(tmp_path)
     assert torch.load(last, weights_only=True)["global_step"] == 2
     path.write_bytes(content)
-    trainer = fit(tiny_arl(), tiny_data(folder), 4, [DataGuard(last, 2)], last)
+    trainer = fit(tiny_arl(), tiny_data(folder), 4, [DataGuard(unused(tmp_path), 2)], last)
     assert trainer.global_step == 4
 
 
@@ -59,7 +67,7 @@ def test_too_many_undecodable_images_stop_a_run_once_enough_are_read(tmp_path):
     folder = write_shards(tmp_path / "shards", [60] * 2, garbage=range(0, 120, 10))
     recorder = Recorder()
     with pytest.raises(UserError, match=r"step 2\d: 1\d.\d\d% of the corpus cannot be used: 1\d of 1\d\d images read"):
-        fit(tiny_arl(), tiny_data(folder), 30, [recorder, DataGuard(tmp_path / "last.ckpt", every_n_steps=1)])
+        fit(tiny_arl(), tiny_data(folder), 30, [recorder, DataGuard(unused(tmp_path), every_n_steps=1)])
     assert len(recorder.keys) >= 20  # 100 images are not read before
 
 

@@ -1,4 +1,3 @@
-import os
 import resource
 import subprocess
 import time
@@ -65,7 +64,7 @@ def test_every_few_steps_and_the_last_are_saved_and_the_newest_kept_behind_a_rel
     steps, _ = train(tmp_path, 7)
     assert steps == [2, 4, 6, 7]
     assert names(tmp_path) == ["last.ckpt", "step-0000006.ckpt", "step-0000007.ckpt"]
-    assert os.readlink(tmp_path / "last.ckpt") == "step-0000007.ckpt"
+    assert (tmp_path / "last.ckpt").readlink() == Path("step-0000007.ckpt")
     assert step_of(tmp_path / "last.ckpt") == 7
 
 
@@ -105,7 +104,7 @@ def test_asked_at_any_step_it_is_on_disk_and_linked_once(tmp_path):
     def save(trainer, module, batch_idx):
         if trainer.global_step == 2:
             path = checkpoints.save(trainer)
-            links.append((path.name, os.readlink(tmp_path / "last.ckpt"), checkpoints.save(trainer) == path))
+            links.append((path.name, str((tmp_path / "last.ckpt").readlink()), checkpoints.save(trainer) == path))
 
     callbacks = [Around(after=save), checkpoints]
     fit(tiny_arl(), BATCHES, 3, callbacks, plugins=[counting], enable_checkpointing=True)
@@ -119,7 +118,7 @@ def test_a_checkpoint_of_another_name_is_not_the_last(tmp_path):
     def save(trainer, module, batch_idx):
         if trainer.global_step == 3:
             checkpoints.save(trainer, "nonfinite.ckpt")
-            assert os.readlink(tmp_path / "last.ckpt") == "step-0000002.ckpt"
+            assert (tmp_path / "last.ckpt").readlink() == Path("step-0000002.ckpt")
 
     fit(tiny_arl(), BATCHES, 4, [Around(after=save), checkpoints], enable_checkpointing=True)
     assert names(tmp_path) == ["last.ckpt", "nonfinite.ckpt", "step-0000004.ckpt"]
@@ -133,7 +132,7 @@ def test_a_plain_last_file_of_an_older_run_is_gone_on_from_and_replaced(shards, 
     assert resume_from(tmp_path) == tmp_path / "last.ckpt"
     steps, resumed = train(tmp_path, 6, ckpt_path=tmp_path / "last.ckpt", data=tiny_data(shards))
     assert steps == [6]
-    assert os.readlink(tmp_path / "last.ckpt") == "step-0000006.ckpt"
+    assert (tmp_path / "last.ckpt").readlink() == Path("step-0000006.ckpt")
     assert same(resumed, straight)
 
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.callbacks.data import DataGuard
 from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
+from arl_lightning.training.checkpoints import RunCheckpoints, resume_from
 
 SMALL = {"batch_size": 6, "num_workers": 0, "global_size": 16, "num_local_views": 1, "local_size": 8}
 TIMEOUT = 120.0
@@ -106,15 +106,13 @@ def train(run: Run, rank: int, port: int) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
         strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=60))
         arguments = {"strategy": strategy, "devices": run.world_size, "use_distributed_sampler": False}
-    saver = ModelCheckpoint(
-        run.folder, "last", every_n_train_steps=run.checkpoint_every, save_top_k=1, enable_version_counter=False
-    )
-    last = run.folder / "last.ckpt"
-    guards = [DataGuard(last, run.guard_every)] if run.guard_every else []
+    checkpoints = RunCheckpoints(run.folder, run.checkpoint_every, keep=1)
+    last = resume_from(run.folder)
+    guards = [DataGuard(checkpoints, run.guard_every)] if run.guard_every else []
     trainer = pl.Trainer(
         default_root_dir=run.folder,
         max_steps=run.max_steps,
-        callbacks=[saver, *guards],
+        callbacks=[*guards, checkpoints],
         plugins=[AtomicCheckpointIO()],
         logger=False,
         enable_progress_bar=False,
@@ -124,7 +122,7 @@ def train(run: Run, rank: int, port: int) -> None:
     )
     data = PretrainingDataModule(str(run.shards), **{**SMALL, **run.data})
     try:
-        trainer.fit(Recording(run, rank), datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(Recording(run, rank), datamodule=data, ckpt_path=last, weights_only=True)
     except UserError as error:
         (run.folder / f"error-{rank}").write_text(str(error))
     if run.world_size > 1:

@@ -2,13 +2,12 @@
 
 from arl_lightning.pretraining.callbacks.collapse import CollapseMonitor
 from arl_lightning.pretraining.callbacks.data import DataGuard
-from arl_lightning.pretraining.callbacks.guard import FinalCheckpoint, NonFiniteGuard
+from arl_lightning.pretraining.callbacks.guard import NonFiniteGuard
 from arl_lightning.pretraining.callbacks.pictures import ReconstructionPictures
 
 __all__ = [
     "CollapseMonitor",
     "DataGuard",
-    "FinalCheckpoint",
     "NonFiniteGuard",
     "ReconstructionPictures",
 ]

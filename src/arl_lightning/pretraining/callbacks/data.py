@@ -1,6 +1,5 @@
 """Counts what the stream cannot use, and stops all ranks together where it is too much."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,6 +9,7 @@ from arl_lightning.data.stream.damage import DamageReport
 from arl_lightning.data.stream.loader import EndlessLoader
 from arl_lightning.distributed.collectives import all_reduce_sum
 from arl_lightning.errors import UserError
+from arl_lightning.training.checkpoints import RunCheckpoints
 
 
 class DataGuard(pl.Callback):
@@ -19,12 +19,12 @@ class DataGuard(pl.Callback):
     then judge alike.
 
     Args:
-        path: The checkpoint that the next run resumes from, saved before stopping.
+        checkpoints: Of the run; the last step is saved before stopping.
         every_n_steps: Steps between two looks.
     """
 
-    def __init__(self, path: Path, every_n_steps: int = 100) -> None:
-        self.path = path
+    def __init__(self, checkpoints: RunCheckpoints, every_n_steps: int = 100) -> None:
+        self.checkpoints = checkpoints
         self.every_n_steps = every_n_steps
         self._last_step = 0
 
@@ -47,8 +47,8 @@ class DataGuard(pl.Callback):
         counts = {"train/data/replaced_images": report.num_replaced, "train/data/lost_shards": len(report.lost)}
         pl_module.log_dict({name: float(count) for name, count in counts.items()}, batch_size=len(batch["key"]))
         if report.share > data.max_bad_share:
-            trainer.save_checkpoint(self.path)
+            path = self.checkpoints.save(trainer)
             raise UserError(
                 f"step {step}: {report}, more than data.max_bad_share {data.max_bad_share:g}; copy or pack these shards"
-                f" again and go on with --ckpt_path last, or raise the limit (checkpoint: {self.path})"
+                f" again and go on with --ckpt_path last, or raise the limit (checkpoint: {path})"
             )

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from arl_lightning.data.batch import PretrainingBatch
+from arl_lightning.distributed.fsdp2 import FSDP2Strategy
 from arl_lightning.models.patches import patchify, unpatchify
 from arl_lightning.objectives.adversarial import compose
 from arl_lightning.pretraining.arl import ARL
@@ -45,7 +46,7 @@ class ReconstructionPictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collect examples, and draw when it is time."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero and not _is_sharded(trainer):
             return
         if self._num_searched < SEARCHED_BATCHES and len(self._examples) < self.max_rows:
             self._num_searched += 1
@@ -66,16 +67,24 @@ class ReconstructionPictures(pl.Callback):
     def _draw(self, trainer: pl.Trainer, module: ARL) -> None:
         step = trainer.global_step
         if not module.reconstruction.enabled or not self._examples or step == self._last_step:
-            return
+            return  # the same on all ranks: each has had a batch by then
         self._last_step = step
         anatomies = sorted(self._examples)
         crops = torch.stack([self._examples[anatomy][0] for anatomy in anatomies])
         seeds = torch.stack([self._examples[anatomy][1] for anatomy in anatomies])
-        panels = reconstruction_panels(module, crops, torch.tensor(anatomies, device=crops.device), seeds)
+        with trainer.precision_plugin.forward_context():
+            panels = reconstruction_panels(module, crops, torch.tensor(anatomies, device=crops.device), seeds)
+        if not trainer.is_global_zero:
+            return
         figure = draw_panels(panels, [module.vocabulary.name(anatomy) for anatomy in anatomies], step)
         save_figure(figure, self.folder / f"step-{step:07d}.png")
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_figure("train/reconstruction", figure, step)
+
+
+def _is_sharded(trainer: pl.Trainer) -> bool:
+    """Whether the networks can only be called by all ranks together."""
+    return isinstance(trainer.strategy, FSDP2Strategy)
 
 
 @torch.no_grad()
@@ -95,8 +104,7 @@ def reconstruction_panels(module: ARL, crops: Tensor, anatomy: Tensor, seeds: Te
     mask = draw_mask(seeds, 1, module.grid_size, module.masking)
     was_training = module.student.training
     module.student.eval()
-    with torch.autocast(images.device.type, enabled=False):
-        reconstruction = module.reconstruct(images, anatomy, mask)
+    reconstruction = module.reconstruct(images, anatomy, mask)
     module.student.train(was_training)
     patches = patchify(images, module.patch_size)
     hidden = torch.full_like(patches, (HIDDEN_GREY - module.pixels.mean) / module.pixels.std)
