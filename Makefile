@@ -14,10 +14,10 @@ CKPT ?= none
 SIZE ?= $(if $(shell command -v nvidia-smi),base,tiny_cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pretrain finetune probe knn segment test lint bench clean constraints
+.PHONY: help setup pretrain finetune probe knn segment test test-slurm lint bench clean constraints
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Installed again when what is to be installed changes. torch and torchvision come together: they must match. OpenMMLab
 # asks for opencv-python, which needs a display's libraries and shares its folder with the headless one: that comes last.
@@ -50,6 +50,9 @@ segment: ## Train UPerNet on a task's masks, likewise
 
 test: $(VENV)/.installed ## Run the tests
 	$(BIN)/pytest $(ARGS)
+
+test-slurm: $(VENV)/.installed ## Run the job scripts in a real Slurm; FULL=1 sends 20 signals, not 3
+	FULL="$(FULL)" tests/slurm/run.sh $(BIN)/python $(ARGS)
 
 lint: $(VENV)/.installed ## Check style, types and the import contract
 	$(BIN)/ruff check .

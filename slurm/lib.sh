@@ -181,12 +181,28 @@ launch() { # [SRUN OPTION ...] -- COMMAND ...: on all tasks of the job; returns 
 }
 
 end() { # STATUS
-    if (($1)); then
-        say "failed with status $1: the first error above says why; submitted again, it goes on where it stopped"
-    else
-        say "done, $(date '+%F %T')"
-    fi
+    case $1 in
+        0) say "done, $(date '+%F %T')" ;;
+        138 | 143) # 128 + SIGUSR1 or SIGTERM
+            say "stopped by a signal (status $1): the lines above say whether it goes on by itself" ;;
+        *)
+            all_nodes_answer || start_again
+            say "failed with status $1: the first error above says why; submitted again, it goes on where it stopped"
+            ;;
+    esac
     exit "$1"
+}
+
+# Ranks lose a dead node's peers long before Slurm misses the node (SlurmdTimeout, 5 minutes by default), and end.
+all_nodes_answer() {
+    ((SLURM_NNODES == 1)) || timeout 90 srun --export=ALL --overlap --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" \
+        --ntasks-per-node=1 --cpus-per-task=1 true >/dev/null 2>&1
+}
+
+start_again() {
+    say "a node of $SLURM_JOB_NODELIST does not answer: back into the queue"
+    scontrol requeue "$SLURM_JOB_ID" || return 0
+    sleep 60 # Slurm ends this shell meanwhile
 }
 
 # ---------------------------------------------------------------- pretraining

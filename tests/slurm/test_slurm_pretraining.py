@@ -1,0 +1,137 @@
+"""Pretraining by the shipped scripts, stopped in every way that a cluster has: it ends as if nothing had happened.
+
+Ranks on a CPU exchange with gloo. A corpus behind a command that sleeps makes steps long without work: the moments at
+which a job is stopped fall into them, and several jobs' ranks do not fight for cores.
+"""
+
+import os
+import random
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from slurm_jobs import TINY, Job, Submitter, call
+
+NUM_STEPS = 30
+SECONDS_A_STEP = 0.8
+SHARDS_A_STEP = 2  # of each rank: batches of 4 from shards of 2
+NUM_SIGNALS = 20 if os.environ.get("FULL") else 3
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
+
+
+def slowly(corpus: Path, seconds: float = SECONDS_A_STEP) -> str:
+    """The address of the same shards, each of them a while away."""
+    return f"pipe:sleep {seconds / SHARDS_A_STEP:.3f}; cat {corpus}/{{}}"
+
+
+def words(folder: Path, shards: str | Path, num_steps: int = NUM_STEPS) -> list[str]:
+    keys = {"data.shards": shards, "run.folder": folder, "trainer.max_steps": num_steps}
+    return [*TINY, *(word for key, value in keys.items() for word in (f"--{key}", str(value)))]
+
+
+def assert_alike(folder: Path, other: Path) -> None:
+    """Compare weights, moments and counters of two runs' last checkpoints, bit for bit."""
+    ends = [torch.load(each / "checkpoints/last.ckpt", weights_only=True) for each in (folder, other)]
+    for name in ("global_step", "state_dict", "optimizer_states"):
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shared: Path, corpus: Path) -> Path:
+    """A run of two ranks on two nodes that nothing happens to."""
+    submit = Submitter(shared)
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=words(shared / "uninterrupted", corpus))
+    assert job.wait() == "COMPLETED", job.text
+    assert job.restarts == 0
+    return shared / "uninterrupted"
+
+
+def test_two_nodes_of_two_ranks_train_and_finish(submit, shared, corpus):
+    job = submit(
+        "pretrain_64gpu.sh",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        words=words(shared / "whole", corpus, 6),
+        by_itself=True,
+    )
+    assert job.wait() == "COMPLETED"
+    assert torch.load(shared / "whole/checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+    assert "global batch    4 images x 4 ranks x 1 accumulated = 16" in job.text
+    nodes = call("scontrol", "show", "hostnames", job.told()["NodeList"]).split()
+    assert all(re.search(rf"^0: .*\b{node}\b", job.text, re.M) for node in nodes), "the start-up report names the nodes"
+    assert job.text.splitlines()[-1].startswith(f"job {job.number}: done")
+
+
+def test_a_run_that_its_time_limit_stops_ends_as_if_it_had_not(submit, shared, corpus, uninterrupted):
+    folder = shared / "limited"
+    # Slurm looks at limits each half minute, and signals up to one minute early: 20 s to 2 minutes after the start.
+    job = submit(
+        "pretrain_64gpu.sh", *TWO_NODES, "--time=1", "--signal=USR1@20", words=words(folder, slowly(corpus, 4.0))
+    )
+    job.wait_until(lambda: job.restarts == 1, "restart", 240)
+    call("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
+    assert job.wait() == "COMPLETED"
+    assert job.restarts == 1
+    assert_alike(folder, uninterrupted)
+
+
+def test_a_run_signalled_at_random_moments_ends_as_if_it_had_not(submit, shared, corpus, uninterrupted):
+    folder, draw = shared / "signalled", random.Random(0)  # noqa: S311
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=words(folder, slowly(corpus)))
+    for start in range(1, NUM_SIGNALS + 1):
+        job.wait_for_step(start)
+        time.sleep(draw.uniform(0, 40 if start % 3 else 15))
+        call("scancel", "--signal=USR1", job.number)
+        job.wait_until(lambda start=start: job.restarts == start, f"restart {start}", 120)
+    assert job.wait() == "COMPLETED"
+    assert job.restarts == NUM_SIGNALS
+    assert_alike(folder, uninterrupted)
+
+
+def test_a_killed_rank_ends_the_job_within_seconds_and_is_named(submit, shared, corpus):
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=words(shared / "killed", slowly(corpus)))
+    job.wait_until(lambda: "global batch" in job.text, "start-up report")
+    time.sleep(3)
+    kill_rank(job, 1)
+    begun = time.monotonic()
+    assert job.wait() == "FAILED"
+    assert time.monotonic() - begun < 30
+    assert job.restarts == 0
+    assert re.search(r"^srun: error: \S+: task 1: Killed", job.text, re.M)
+    assert re.search(rf"^job {job.number}: failed with status \d+: ", job.text.splitlines()[-1])
+
+
+def kill_rank(job: Job, rank: int) -> None:
+    """SIGKILL the processes of one rank, on its node."""
+    nodes = call("scontrol", "show", "hostnames", job.told()["NodeList"]).split()
+    script = (
+        "for folder in /proc/[0-9]*; do"
+        f" if tr '\\0' '\\n' <$folder/environ 2>/dev/null | grep -qx SLURM_PROCID={rank} &&"
+        " tr '\\0' '\\n' <$folder/environ | grep -qx SLURM_STEP_ID=0 &&"
+        f" tr '\\0' '\\n' <$folder/environ | grep -qx SLURM_JOB_ID={job.number};"
+        " then kill -KILL ${folder#/proc/}; fi; done"
+    )
+    call("srun", f"--jobid={job.number}", "--overlap", f"--nodelist={nodes[rank]}", "--nodes=1", "--ntasks=1",
+         "--ntasks-per-node=1", "bash", "-c", script)  # fmt: skip
+
+
+@pytest.mark.skipif("SLURM_CLUSTER" not in os.environ, reason="nodes of a Slurm that is not the tests' own stay on")
+def test_a_run_whose_node_is_switched_off_ends_as_if_it_had_not(submit, shared, corpus, uninterrupted):
+    folder = shared / "switched_off"
+    job = submit(
+        "pretrain_64gpu.sh", *TWO_NODES, words=[*words(folder, slowly(corpus)), "--run.checkpoint_every_n_steps", "5"]
+    )
+    job.wait_until(lambda: (folder / "checkpoints/last.ckpt").exists(), "checkpoint")
+    node = call("scontrol", "show", "hostnames", job.told()["NodeList"]).split()[1]
+    cluster = os.environ["SLURM_CLUSTER"]
+    call(cluster, "kill-node", node)
+    try:
+        job.wait_until(lambda: job.restarts == 1, "restart", 120)
+    finally:
+        subprocess.run([cluster, "start-node", node], check=True, capture_output=True)
+    assert job.wait() == "COMPLETED"
+    assert "resuming" in job.text
+    assert_alike(folder, uninterrupted)
