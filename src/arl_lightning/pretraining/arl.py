@@ -140,7 +140,9 @@ class ARL(pl.LightningModule):
         """Shard student, teacher and discriminator, each one root."""
         self.to(strategy.root_device)
         broadcast_weights(self)
-        half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+        # The CPU's layer norm takes no bfloat16 weights for float32 tokens, which autocast mends on GPUs only.
+        halves = self.trainer.precision == "bf16-mixed" and strategy.root_device.type != "cpu"
+        half = torch.bfloat16 if halves else None
         share = partial(shard_network, mesh=strategy.device_mesh, cpu_offload=strategy.cpu_offload, half=half)
         for network in (self.student, self.teacher):
             share(

@@ -10,6 +10,7 @@ from arl_lightning.pretraining import checkpoint
 from arl_lightning.pretraining.recipe import PretrainCLI, build_cli, check_recipe
 from arl_lightning.pretraining.reports import end_report, start_report
 from arl_lightning.pretraining.run import LAST, Run
+from arl_lightning.training.checkpoints import resume_from
 from arl_lightning.training.quiet import silence_lightning
 
 DEVICES = ("cpu", "cuda")
@@ -37,15 +38,15 @@ def _run(cli: PretrainCLI, say: Callable[[str], None]) -> None:
     check_recipe(cli)
     if trainer.strategy.root_device.type not in DEVICES:
         raise UserError(f"trainer.accelerator: use one of {', '.join(DEVICES)}; others lack operations or float64")
-    resume_from = checkpoint_to_resume(cli.config["ckpt_path"], run)
-    if resume_from is not None and checkpoint.load(resume_from)["global_step"] >= trainer.max_steps:
+    former = checkpoint_to_resume(cli.config["ckpt_path"], run)
+    if former is not None and checkpoint.load(former)["global_step"] >= trainer.max_steps:
         if trainer.is_global_zero:
             say(f"all {trainer.max_steps} steps are done; another --run.folder starts a new run\n{end_report(run)}")
         return
     if trainer.is_global_zero:
-        say(start_report(cli.model, cli.datamodule, trainer, resume_from))
+        say(start_report(cli.model, cli.datamodule, trainer, former))
         _save_recipe(cli, run)
-    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume_from, weights_only=True)
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=former, weights_only=True)
     if trainer.is_global_zero:
         say(end_report(run))
 
@@ -54,14 +55,14 @@ def checkpoint_to_resume(ckpt_path: str | None, run: Run) -> Path | None:
     """Return what `--ckpt_path` means; None where a run begins.
 
     Raises:
-        UserError: If the folder holds a run and nothing says to go on with it.
+        UserError: If the folder holds a run and nothing says to go on with it, or none of its checkpoints is whole.
     """
-    last = run.last_checkpoint
-    if ckpt_path is None and last.exists():
+    if ckpt_path not in (None, LAST):
+        return Path(ckpt_path)
+    last = resume_from(run.checkpoints)  # a job script can always ask for it, the first time too
+    if ckpt_path is None and last is not None:
         raise UserError(f"{last}: this folder holds a run; go on with --ckpt_path last, or choose another --run.folder")
-    if ckpt_path is None or (ckpt_path == LAST and not last.exists()):
-        return None  # a job script can always ask for the last one, the first time too
-    return last if ckpt_path == LAST else Path(ckpt_path)
+    return last
 
 
 def _save_recipe(cli: PretrainCLI, run: Run) -> None:

@@ -10,9 +10,10 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from arl_lightning.data.pretraining import PretrainingDataModule
+from arl_lightning.distributed.options import Distributed
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.arl import ARL
-from arl_lightning.pretraining.build import build_encoder
+from arl_lightning.pretraining.build import build_encoder, check_masking
 from arl_lightning.pretraining.run import Run
 from arl_lightning.pretraining.trainer import trainer_arguments
 
@@ -38,6 +39,7 @@ class PretrainCLI(LightningCLI):
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from: a path, or 'last'."
         )
         parser.add_class_arguments(Run, "run")
+        parser.add_class_arguments(Distributed, "distributed")
         parser.link_arguments("run.folder", "trainer.default_root_dir")
         parser.link_arguments("model.encoder.image_size", "data.global_size")
         parser.link_arguments("model.encoder.in_chans", "data.in_chans")
@@ -61,12 +63,20 @@ class PretrainCLI(LightningCLI):
         """The recipe's `run` group."""
         return Run(**self.config["run"].as_dict())
 
+    @property
+    def distributed(self) -> Distributed:
+        """The recipe's `distributed` group."""
+        return Distributed(**self.config["distributed"].as_dict())
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Give the trainer our callbacks and a logger inside the run folder."""
         if not self.with_trainer:
             return None
-        given = [self._get(self.config_init, f"trainer.{name}") for name in ("callbacks", "plugins")]
-        kwargs |= trainer_arguments(self.run, *given)
+        given = {
+            name: self._get(self.config_init, f"trainer.{name}")
+            for name in ("strategy", "num_nodes", "callbacks", "plugins")
+        }
+        kwargs |= trainer_arguments(self.run, self.distributed, given)
         return super().instantiate_trainer(**kwargs)
 
 
@@ -83,6 +93,11 @@ def _advice(message: str, parser: LightningArgumentParser) -> str:
     return f"did you mean {close[0]}?" if close else "`arl pretrain --help` lists the keys"
 
 
+def _long(argument: str) -> str:
+    """Write `--keep`, the one short key, out."""
+    return f"--run.{argument[2:]}" if re.fullmatch(r"--keep(=.*)?", argument) else argument
+
+
 def build_cli(arguments: Sequence[str], with_trainer: bool = True) -> PretrainCLI:
     """Parse the arguments and build module, DataModule and, unless told otherwise, the trainer from them.
 
@@ -92,7 +107,7 @@ def build_cli(arguments: Sequence[str], with_trainer: bool = True) -> PretrainCL
     return PretrainCLI(
         ARL,
         PretrainingDataModule,
-        args=list(arguments),
+        args=[_long(argument) for argument in arguments],
         with_trainer=with_trainer,
         run=False,
         save_config_callback=None,
@@ -130,7 +145,10 @@ def check_recipe(cli: PretrainCLI) -> None:
     if SHORT_PRECISIONS.get(precision, precision) not in PRECISIONS:
         raise UserError(f"trainer.precision: {precision} is not supported; use one of {', '.join(PRECISIONS)}")
     with torch.device("meta"):
-        patch_size = build_encoder(model.encoder_options, model.vocabulary.num_anatomies).patch_size
+        encoder = build_encoder(model.encoder_options, model.vocabulary.num_anatomies)
+    if model.masks:
+        check_masking(model.masking, encoder.patch_embed.num_patches)
+    patch_size = encoder.patch_size
     crops = data.transform.multi_crop
     if model.self_distillation.enabled and crops.num_global + crops.num_local < 2:
         raise UserError("data.num_global_views and data.num_local_views: self-distillation needs two views in all")

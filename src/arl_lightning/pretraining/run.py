@@ -14,15 +14,15 @@ class Run:
 
     Args:
         folder: Holds checkpoints/, tensorboard/, pictures/ and recipe.yaml.
-        checkpoint_every_n_steps: Steps between two checkpoints; each replaces checkpoints/last.ckpt.
-        keep_every_checkpoint: Also keep each checkpoint under its step.
+        checkpoint_every_n_steps: Steps between two checkpoints; checkpoints/last.ckpt leads to the newest.
+        keep: Newest checkpoints that are kept, 0 for all; `--keep N` is short for it.
         pictures_every_n_steps: Steps between two pictures of reconstructions.
         watch_every_n_steps: Steps between two looks for collapse, and for shards and images that cannot be used.
     """
 
     folder: str = "runs/pretrain"
     checkpoint_every_n_steps: int = 1000
-    keep_every_checkpoint: bool = False
+    keep: int = 1
     pictures_every_n_steps: int = 500
     watch_every_n_steps: int = 100
 
@@ -30,6 +30,8 @@ class Run:
         for name in ("checkpoint_every_n_steps", "pictures_every_n_steps", "watch_every_n_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"run.{name}: {getattr(self, name)} must be at least 1")
+        if self.keep < 0:
+            raise UserError(f"run.keep: {self.keep} must be at least 1, or 0 to keep all")
 
     @property
     def path(self) -> Path:
