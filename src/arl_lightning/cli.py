@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from arl_lightning import __version__
+from arl_lightning.distributed import failures, signals
 from arl_lightning.errors import UserError
 
 MISTAKE = 2
@@ -29,6 +30,7 @@ class Command(NamedTuple):
         parses: Whether the function takes the words of the command line themselves.
         resumes: Whether, stopped and called again, it goes on where it stopped.
         trains: Whether Lightning answers to signals while it runs.
+        stops: Whether SIGUSR1 and SIGTERM only ask it to save and stop.
     """
 
     module: str
@@ -37,6 +39,7 @@ class Command(NamedTuple):
     parses: bool = False
     resumes: bool = False
     trains: bool = False
+    stops: bool = False
 
     def run(self, program: str, arguments: Sequence[str]) -> None:
         """Call the function and print what it returns."""
@@ -53,7 +56,13 @@ class Command(NamedTuple):
 
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("pretrain",): Command(
-        "pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True, trains=True
+        "pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True, trains=True, stops=True
+    ),
+    ("preflight",): Command(
+        "pretraining.preflight", "preflight", "say whether a pretraining run can start, before it does", parses=True
+    ),
+    ("ranks",): Command(
+        "data.tuning.ranks", "ranks", "say what each rank of a job is and reads, in place of training", parses=True
     ),
     ("finetune",): Command("downstream.command", "finetune", "train an encoder on a task", parses=True, trains=True),
     ("probe",): Command(
@@ -63,6 +72,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("segment",): Command("downstream.command", "segment", "train UPerNet on a task's masks", parses=True, trains=True),
     ("compare",): Command("evaluation.compare", "compare", "test in pairs whether runs differ, and by how much"),
     ("summary",): Command("evaluation.summary_report", "show_summary", "show what seeds, folds and label shares gave"),
+    ("report",): Command("evaluation.report", "report", "gather every finished run below folders in one table"),
     ("predict",): Command("downstream.predict", "predict", "say what a trained run makes of your images"),
     ("tasks", "check"): Command("data.tasks.check", "tasks_check", "find what is wrong with a task's files, by name"),
     ("tasks", "list"): Command(
@@ -93,37 +103,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its status.
 
     What a user can mend becomes one line on stderr and status 2. Ctrl-C, SIGTERM and a reader of the output that goes
-    away end a command without a traceback.
+    away end a command without a traceback. Called without arguments it is the program itself: signals are its own, and
+    its end where it is one of several ranks.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
     try:
         try:
-            return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+            return _dispatch(list(sys.argv[1:] if arguments is None else arguments), arguments is None)
         finally:  # --help ends with SystemExit
             print(end="", flush=True)
     except OSError as error:
         return PIPE_CLOSED if _reader_is_gone() else _refuse(_reason(error))
 
 
-def _dispatch(given: list[str]) -> int:
+def _dispatch(given: list[str], is_program: bool) -> int:
     if given[:1] == ["--version"]:
         print(__version__)
         return 0
     for words, command in COMMANDS.items():
         if tuple(given[: len(words)]) == words:
-            return _run(command, " ".join(["arl", *words]), given[len(words) :])
+            return _run(command, " ".join(["arl", *words]), given[len(words) :], is_program)
     return _usage(given)
 
 
-def _run(command: Command, program: str, arguments: Sequence[str]) -> int:
+def _run(command: Command, program: str, arguments: Sequence[str], is_program: bool) -> int:
+    if is_program:  # before anything else is imported: that takes seconds, and SIGUSR1 would kill
+        _hold_signals(command)
     from jsonargparse import ArgumentError
 
     try:
         with _sigterm_as_interrupt(command):
             command.run(program, arguments)
+    except signals.Stopped as stop:
+        return _stopped(stop)
     except (UserError, ArgumentError) as error:
+        if is_program and failures.among_ranks():
+            _leave(failures.report(error if isinstance(error, UserError) else UserError(str(error))))
         return _refuse(error)
+    except Exception as error:
+        if is_program and failures.among_ranks():
+            _leave(failures.report(error))
+        raise
     except KeyboardInterrupt:
         if command.trains:
             raise
@@ -131,6 +152,28 @@ def _run(command: Command, program: str, arguments: Sequence[str]) -> int:
         print(f"arl: stopped; run the same command again{then}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _hold_signals(command: Command) -> None:
+    if command.stops:
+        signals.hold()
+    else:
+        signals.let_through()
+
+
+def _stopped(stop: signals.Stopped) -> int:
+    """Speak on the first rank; a status other than 0 of another's would let srun end the first."""
+    if failures.rank() > 0:
+        return 0
+    print(f"arl: {stop}", file=sys.stderr)
+    return stop.status
+
+
+def _leave(status: int) -> NoReturn:
+    """End a rank at once: what runs at an interpreter's end may wait for ranks that are gone."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    os._exit(status)
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""How a rank among several tells of its end: once where all fail alike, with its host where it fails alone.
+
+Needs no torch.
+"""
+
+import os
+import re
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from arl_lightning.distributed import slurm
+from arl_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from arl_lightning.distributed.watchdog import Watchdog
+
+FAILED = 1
+MISTAKE = 2
+FIRST_SPEAKS_SECONDS = 3.0  # srun ends the others once the first rank has spoken and ended
+
+# What gloo, NCCL and the store say when another process is gone or silent.
+PEER = re.compile(
+    r"connection (was )?(closed|reset|refused)|closed by (peer|remote)|broken pipe|timed out|socket|\bNCCL\b|DistStore",
+    re.IGNORECASE,
+)
+
+_watchdog: "Watchdog | None" = None
+
+
+def watch(watchdog: "Watchdog | None") -> None:
+    """Make this the watchdog that is asked about other ranks."""
+    global _watchdog
+    _watchdog = watchdog
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error in one line; a user's mistake has no need of its type."""
+    said = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def among_ranks() -> bool:
+    """Return whether this process is one of several ranks."""
+    return _world_size() > 1
+
+
+def report(error: BaseException) -> int:
+    """Tell of an error that ends this rank, and return its exit status.
+
+    A mistake that all ranks make is told by the first. Where another rank is gone, the first that is left says which.
+    Anything else comes with its traceback.
+    """
+    here = rank()
+    if isinstance(error, UserError):
+        return _mistake(here, error)
+    if _watchdog is not None and _is_a_peers(error):
+        verdict = _watchdog.verdict()
+        if verdict.missing and here not in verdict.missing:
+            if here == verdict.speaker:
+                _say(f"{_name(here)}: {_watchdog.record.doing}: {verdict}")
+            else:
+                time.sleep(FIRST_SPEAKS_SECONDS)
+            return FAILED
+    trace = "".join(traceback.format_exception(error))
+    marked = "".join(f"{_name(here)}: {line}\n" for line in trace.splitlines())
+    write(marked)
+    _say(f"{_name(here)}: {in_words(error)}")
+    return FAILED
+
+
+def _mistake(here: int, error: UserError) -> int:
+    if here > 0:
+        deadline = time.monotonic() + FIRST_SPEAKS_SECONDS
+        while time.monotonic() < deadline:
+            if _watchdog is not None and _watchdog.failure_of(0) == in_words(error):
+                return MISTAKE
+            time.sleep(0.2)
+    _say(in_words(error) if here == 0 else f"{_name(here)}: {in_words(error)}")
+    if error.advice:
+        write(f"     {error.advice}\n")
+    if here == 0 and _watchdog is not None:
+        time.sleep(FIRST_SPEAKS_SECONDS)  # its store is where the others look
+    return MISTAKE
+
+
+def _is_a_peers(error: BaseException) -> bool:
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and PEER.search(str(error)) is not None)
+
+
+def _say(line: str) -> None:
+    write(f"arl: error: {line}\n")
+
+
+def write(lines: str) -> None:
+    """Write to stderr in one go: other ranks write there too."""
+    sys.stderr.write(lines)
+    sys.stderr.flush()
+
+
+def _name(rank: int) -> str:
+    return f"rank {rank} ({slurm.host_name()})"
+
+
+def rank() -> int:
+    """Return this process's rank, also before there is a process group."""
+    if _watchdog is not None:
+        return _watchdog.rank
+    if slurm.in_slurm_step():
+        return int(os.environ["SLURM_PROCID"])
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+
+
+def _world_size() -> int:
+    if _watchdog is not None:
+        return _watchdog.world_size
+    if "WORLD_SIZE" in os.environ:  # torchrun's and Lightning's
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if slurm.in_slurm_step() else 1
