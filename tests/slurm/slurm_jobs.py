@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 # No GPU, and a small part of a node; ARL_TEST_SBATCH adds what a site needs, such as --partition=debug.
-SMALL = ("--gpus-per-node=0", "--cpus-per-task=1", *shlex.split(os.environ.get("ARL_TEST_SBATCH", "")))
+SMALL = ("--gpus-per-node=0", "--cpus-per-task=1", "--mem=4G", *shlex.split(os.environ.get("ARL_TEST_SBATCH", "")))
 TINY = ("--config", "tests/slurm/tiny.yaml")
 PATIENCE = 300.0  # seconds; a busy machine takes a minute to start four ranks
 

@@ -20,7 +20,7 @@ def phantoms():
 def test_an_array_over_tasks_and_seeds_is_gathered_in_one_table(submit, shared):
     out = shared / "finetuned"
     environment = {"TASKS": " ".join(TASKS), "SEEDS": " ".join(SEEDS), "TASK_DATA": "phantom", "SIZE": "tiny_cpu"}
-    array = submit("finetune.sh", "--array=0-3", "--mem=3G", words=QUICK, OUT=str(out), **environment)
+    array = submit("finetune.sh", "--array=0-3", words=QUICK, OUT=str(out), **environment)
     follower = submit.follower_of(array, "report")
     assert [task.wait() for task in submit.tasks(array)] == ["COMPLETED"] * 4
     assert follower.wait() == "COMPLETED"
