@@ -247,16 +247,18 @@ class ARL(pl.LightningModule):
         """Eq. 3, 4 and 6; None where masked image modelling is off."""
         if student.decoded is None or views.mask is None:
             return None
-        return pixel_losses(
-            student.decoded,
-            views.global_images,
-            views.mask,
-            self.discriminator,
-            self.grid_size,
-            self.reconstruction,
-            self.adversarial,
-            self.adversarial_begun,
-        )
+        # Its gradients end at the reconstruction: FSDP2 would take them for the step's and reduce what has accumulated.
+        with self._local_gradients():
+            return pixel_losses(
+                student.decoded,
+                views.global_images,
+                views.mask,
+                self.discriminator,
+                self.grid_size,
+                self.reconstruction,
+                self.adversarial,
+                self.adversarial_begun,
+            )
 
     def backward_once(self, distillation: Tensor | None, student: StudentOutput, pixels: PixelLosses | None) -> None:
         """Send `L_SD + L_MIM + lambda * L_adv(G)` and `L_adv(D)` back in a single pass."""
@@ -265,8 +267,9 @@ class ARL(pl.LightningModule):
             terms.append((full_precision(student.decoded.reconstruction) * pixels.output_gradient).sum())
             terms += [] if pixels.discriminator is None else [pixels.discriminator]
         self._num_accumulated += 1
+        ends_step = self._num_accumulated == self.optimization.accumulate_batches
         # Lightning runs the step under autocast, which would round the products of float32 losses' gradients too.
-        with torch.autocast(self.device.type, enabled=False), self._gradient_synchronization():
+        with torch.autocast(self.device.type, enabled=False), nullcontext() if ends_step else self._local_gradients():
             self.manual_backward(torch.stack(terms).sum() / self.optimization.accumulate_batches)
 
     def update_networks(self, metrics: dict[str, Tensor]) -> None:
@@ -306,11 +309,10 @@ class ARL(pl.LightningModule):
         if self.student.head is not None and self.progress < self.self_distillation.freeze_prototypes_share:
             drop_gradients(self.student.head.last)
 
-    def _gradient_synchronization(self) -> AbstractContextManager:
-        """Hold back the exchange of gradients until the last batch of a step."""
-        last = self._num_accumulated == self.optimization.accumulate_batches
+    def _local_gradients(self) -> AbstractContextManager:
+        """Hold back the exchange of gradients between the ranks."""
         strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if not last and isinstance(strategy, ParallelStrategy) else nullcontext()
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def _log_step(self, metrics: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
