@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 from arl_lightning.training.communication import Communication
+from arl_lightning.training.setting import gather_setting
 
 WORLD_SIZE, NUM_STEPS, ACCUMULATED = 2, 4, 2
 TIMEOUT = 120.0
@@ -72,7 +73,9 @@ def run_rank(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     with tiny_encoder():
         replicated = replicated_run(rank)
-    torch.save({"replicated": replicated, "sharded": sharded_run()}, Path(folder) / f"{rank}.pt")
+    results = {"replicated": replicated, "sharded": sharded_run()}
+    results["setting"] = gather_setting(torch.device("cpu"), num_workers=rank).plain()
+    torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -112,6 +115,14 @@ def test_the_share_is_logged_after_the_first_batch(ranks, layout):
         assert first is None
         assert all(0 <= share < 1 for share in others)
         assert others[-1] > 0
+
+
+def test_all_ranks_learn_the_same_setting(ranks):
+    first, second = (rank["setting"] for rank in ranks)
+    assert len(first["processes"]) == WORLD_SIZE
+    assert first["backend"] == "gloo"
+    assert (first.pop("num_workers"), second.pop("num_workers")) == (0, 1)  # given, not gathered
+    assert first == second
 
 
 def test_one_process_exchanges_and_logs_nothing():
