@@ -54,11 +54,13 @@ def tiny_encoder() -> AbstractContextManager:
     return mock.patch.dict(registry.SIZES, {"tiny": SIZE})
 
 
-def tiny_arl(batch_size: int = 4, seed: int = 0, anatomy_dropout: float = 0.1, **changes: dict[str, Any]) -> ARL:
+def tiny_arl(
+    batch_size: int = 4, seed: int = 0, anatomy_dropout: float = 0.1, compile: bool = False, **changes: dict[str, Any]
+) -> ARL:
     """Build the module with its networks, in float64, drawn from the seed; changes are fields of an option group."""
     groups = {name: dataclasses.replace(group, **changes.pop(name, {})) for name, group in GROUPS.items()}
     assert not changes, f"no such group: {changes}"
-    module = ARL(**groups, batch_size=batch_size, anatomy_dropout=anatomy_dropout)
+    module = ARL(**groups, batch_size=batch_size, anatomy_dropout=anatomy_dropout, compile=compile)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module.configure_model()

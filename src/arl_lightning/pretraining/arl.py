@@ -14,7 +14,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
 from arl_lightning.data.augmentation import Augmentation
@@ -29,7 +28,13 @@ from arl_lightning.models.patches import patchify
 from arl_lightning.objectives.mim import denormalize_patches, neighbour_mean, reconstruction_loss
 from arl_lightning.objectives.precision import full_precision
 from arl_lightning.pretraining import options
-from arl_lightning.pretraining.build import build_encoder, build_student, check_masking, transformer_blocks
+from arl_lightning.pretraining.build import (
+    build_encoder,
+    build_student,
+    check_masking,
+    compile_blocks,
+    transformer_blocks,
+)
 from arl_lightning.pretraining.checkpoint import arguments, describe, load, refuse_other_networks
 from arl_lightning.pretraining.distillation import Distillation
 from arl_lightning.pretraining.optimization import (
@@ -60,6 +65,7 @@ class ARL(pl.LightningModule):
         anatomies: The conditioned anatomies; `other` comes on top as the zero vector.
         anatomy_dropout: Probability of hiding an image's anatomy from the encoder.
         batch_size: Images of a batch on one rank; with ranks and accumulation it scales the learning rates.
+        compile: Compile the transformer blocks, which takes a minute or more at the start.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class ARL(pl.LightningModule):
         anatomies: list[str] = list(ANATOMIES),  # noqa: B006 (read only; shown in --help)
         anatomy_dropout: float = 0.1,
         batch_size: int = 64,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.recipe = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -96,10 +103,12 @@ class ARL(pl.LightningModule):
         self.vocabulary = AnatomyVocabulary(anatomies)
         self.anatomy_dropout = anatomy_dropout
         self.batch_size = batch_size
+        self.compiles = compile
         if self.distils_patches and not self.masks:
             raise UserError("model.self_distillation.patch_weight: needs a mask; set student_view to masked, or 0 here")
         self.nonfinite_steps = self.nonfinite_streak = 0
         self._num_accumulated = 0
+        self._prepared = False
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> "ARL":
@@ -115,12 +124,17 @@ class ARL(pl.LightningModule):
         return module
 
     def configure_model(self) -> None:
-        """Build the networks, and share them out where the strategy does; once each."""
+        """Build the networks; for a trainer compile them, and share them out, as asked for; once each."""
         if not hasattr(self, "student"):
             self._build_networks()
-        strategy = None if self._trainer is None else self._trainer.strategy
-        if isinstance(strategy, FSDP2Strategy) and not isinstance(self.student, FSDPModule):
-            self._shard_networks(strategy)
+        if self._trainer is None or self._prepared:
+            return
+        self._prepared = True
+        if self.compiles:  # before sharding, which is not to be compiled
+            compile_blocks(self.student)
+            compile_blocks(self.teacher)
+        if isinstance(self.trainer.strategy, FSDP2Strategy):
+            self._shard_networks(self.trainer.strategy)
 
     def _build_networks(self) -> None:
         encoder = build_encoder(self.encoder_options, self.vocabulary.num_anatomies)

@@ -1,7 +1,10 @@
 """Networks from a recipe's options."""
 
+import os
+import shutil
 from itertools import chain
 
+import torch
 from torch import nn
 
 from arl_lightning.errors import UserError
@@ -61,6 +64,20 @@ def transformer_blocks(network: Student | Teacher) -> list[nn.Module]:
     """Return the blocks of encoder and decoder."""
     decoder = network.decoder if isinstance(network, Student) else None
     return list(chain(network.encoder.blocks, [] if decoder is None else decoder.blocks))
+
+
+def compile_blocks(network: Student | Teacher) -> None:
+    """Compile what each block does, in place; all blocks share their graphs, and names of weights stay.
+
+    Hooks on a block, and so the gathering of sharded weights, run around the compiled part.
+
+    Raises:
+        UserError: If there is no C++ compiler.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise UserError("model.compile: found no C++ compiler; install g++, or set this to false")
+    for block in transformer_blocks(network):
+        block.forward = torch.compile(block.forward)
 
 
 def check_masking(masking: options.Masking, num_patches: int) -> None:
