@@ -1,6 +1,7 @@
 """A real Slurm for the job scripts: `make test-slurm` finds or starts one; `make test` leaves these tests out."""
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_jobs import ROOT, Submitter, call
+from slurm_jobs import ROOT, SMALL, Submitter, call
 
 collect_ignore_glob = [] if os.environ.get("ARL_TEST_SLURM") else ["test_*.py"]
 
@@ -30,7 +31,8 @@ def settings(shared: Path) -> None:
     for name in ("ARL_ROOT", "ARL_RANK_REPORT", "TASKS", "SEEDS", "SPECS", "DATA", "OUT", "CKPT", "MASTER_ADDR"):
         os.environ.pop(name, None)
     own = shared / "cluster.env"
-    own.write_text(f"VENV={sys.prefix}\n")
+    # For the jobs too that a script submits after its own.
+    own.write_text(f"VENV={sys.prefix}\nCPU_OPTIONS=({shlex.join(SMALL)} --output={shared}/%x-%j.log)\n")
     os.environ.setdefault("ARL_CLUSTER_ENV", str(own))
 
 

@@ -130,7 +130,7 @@ class Submitter:
             for line in call("squeue", "--noheader", "--format", "%i %j %E").splitlines():
                 number, called, condition = line.split(maxsplit=2)
                 if called == name and f":{array.number}_" in condition:
-                    job = Job(number, ROOT / "slurm/logs" / f"{name}-{number}.log")
+                    job = Job(number, self.folder / f"{name}-{number}.log")
                     self.jobs.append(job)
                     return job
             time.sleep(0.5)

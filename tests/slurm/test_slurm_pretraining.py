@@ -1,7 +1,7 @@
 """Pretraining by the shipped scripts, stopped in every way that a cluster has: it ends as if nothing had happened.
 
-Ranks on a CPU exchange with gloo. A corpus behind a command that sleeps makes steps long without work: the moments at
-which a job is stopped fall into them, and several jobs' ranks do not fight for cores.
+Ranks on a CPU exchange with gloo. While a brake is on, every shard is seconds away: the moments at which a job is
+stopped then fall into its steps, and its ranks do not fight for cores.
 """
 
 import os
@@ -9,22 +9,46 @@ import random
 import re
 import subprocess
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from slurm_jobs import TINY, Job, Submitter, call
 
-NUM_STEPS = 30
-SECONDS_A_STEP = 0.8
-SHARDS_A_STEP = 2  # of each rank: batches of 4 from shards of 2
 NUM_SIGNALS = 20 if os.environ.get("FULL") else 3
+NUM_STEPS = 18 + 2 * NUM_SIGNALS  # each start takes a step or two before it stops
+BRAKED_SECONDS = 4.0  # a step takes
+SHARDS_A_STEP = 2  # of each rank: batches of 4 from shards of 2
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
 
 
-def slowly(corpus: Path, seconds: float = SECONDS_A_STEP) -> str:
-    """The address of the same shards, each of them a while away."""
-    return f"pipe:sleep {seconds / SHARDS_A_STEP:.3f}; cat {corpus}/{{}}"
+@dataclass
+class Brake:
+    """Shards that are slow to come as long as a file lies beside them."""
+
+    corpus: Path
+    file: Path
+
+    def __post_init__(self) -> None:
+        self.file.touch()
+
+    @property
+    def shards(self) -> str:
+        """The corpus' address."""
+        pause = BRAKED_SECONDS / SHARDS_A_STEP
+        return f"pipe:if [ -e {self.file} ]; then sleep {pause}; fi; cat {self.corpus}/{{}}"
+
+    def release(self) -> None:
+        """Let the rest of the run go as fast as it can."""
+        self.file.unlink()
+
+
+@pytest.fixture
+def brake(corpus: Path, shared: Path) -> Brake:
+    """A brake of the test's own."""
+    return Brake(corpus, shared / f"brake-{time.monotonic_ns()}")
 
 
 def words(folder: Path, shards: str | Path, num_steps: int = NUM_STEPS) -> list[str]:
@@ -64,36 +88,52 @@ def test_two_nodes_of_two_ranks_train_and_finish(submit, shared, corpus):
     assert job.text.splitlines()[-1].startswith(f"job {job.number}: done")
 
 
-def test_a_run_that_its_time_limit_stops_ends_as_if_it_had_not(submit, shared, corpus, uninterrupted):
+def test_a_run_that_its_time_limit_stops_ends_as_if_it_had_not(submit, shared, brake, uninterrupted):
     folder = shared / "limited"
-    # Slurm looks at limits each half minute, and signals up to one minute early: 20 s to 2 minutes after the start.
-    job = submit(
-        "pretrain_64gpu.sh", *TWO_NODES, "--time=1", "--signal=USR1@20", words=words(folder, slowly(corpus, 4.0))
-    )
-    job.wait_until(lambda: job.restarts == 1, "restart", 240)
-    call("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, "--time=60", "--signal=USR1@20", words=words(folder, brake.shards))
+    job.wait_until(steps_are_taken(job, 1), "first step")
+    # In whole minutes, so within one; Slurm looks at limits each half minute, and signals 20 s ahead or more.
+    call("scontrol", "update", f"JobId={job.number}", f"TimeLimit={int(seconds_run(job)) // 60 + 1}")
+    job.wait_until(lambda: job.restarts == 1, "restart", 150)
+    call("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
+    brake.release()
     assert job.wait() == "COMPLETED"
     assert job.restarts == 1
+    assert "stopped by SIGUSR1 at step" in job.text
     assert_alike(folder, uninterrupted)
 
 
-def test_a_run_signalled_at_random_moments_ends_as_if_it_had_not(submit, shared, corpus, uninterrupted):
+def steps_are_taken(job: Job, start: int) -> Callable[[], bool]:
+    """Whether the ranks of this start of a job are at work."""
+    return lambda: len(re.findall(r"pretrain \d+/\d+ ", job.text.partition(f", start {start},")[2])) > 0
+
+
+def seconds_run(job: Job) -> float:
+    """Return how long this start of a job has run."""
+    hours, minutes, seconds = job.told()["RunTime"].split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + int(seconds)
+
+
+def test_a_run_signalled_at_random_moments_ends_as_if_it_had_not(submit, shared, brake, uninterrupted):
     folder, draw = shared / "signalled", random.Random(0)  # noqa: S311
-    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=words(folder, slowly(corpus)))
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=words(folder, brake.shards))
     for start in range(1, NUM_SIGNALS + 1):
         job.wait_for_step(start)
-        time.sleep(draw.uniform(0, 40 if start % 3 else 15))
+        # Every third falls into the steps; the others anywhere, Python's imports too.
+        if start % 3 == 0:
+            job.wait_until(steps_are_taken(job, start), "step")
+        time.sleep(draw.uniform(0, 10))
         call("scancel", "--signal=USR1", job.number)
-        job.wait_until(lambda start=start: job.restarts == start, f"restart {start}", 120)
+        job.wait_until(lambda start=start: job.restarts == start, f"restart {start}")
+    brake.release()
     assert job.wait() == "COMPLETED"
     assert job.restarts == NUM_SIGNALS
     assert_alike(folder, uninterrupted)
 
 
-def test_a_killed_rank_ends_the_job_within_seconds_and_is_named(submit, shared, corpus):
-    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=words(shared / "killed", slowly(corpus)))
-    job.wait_until(lambda: "global batch" in job.text, "start-up report")
-    time.sleep(3)
+def test_a_killed_rank_ends_the_job_within_seconds_and_is_named(submit, shared, brake):
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=words(shared / "killed", brake.shards))
+    job.wait_until(steps_are_taken(job, 1), "first step")
     kill_rank(job, 1)
     begun = time.monotonic()
     assert job.wait() == "FAILED"
@@ -118,11 +158,10 @@ def kill_rank(job: Job, rank: int) -> None:
 
 
 @pytest.mark.skipif("SLURM_CLUSTER" not in os.environ, reason="nodes of a Slurm that is not the tests' own stay on")
-def test_a_run_whose_node_is_switched_off_ends_as_if_it_had_not(submit, shared, corpus, uninterrupted):
+def test_a_run_whose_node_is_switched_off_ends_as_if_it_had_not(submit, shared, brake, uninterrupted):
     folder = shared / "switched_off"
-    job = submit(
-        "pretrain_64gpu.sh", *TWO_NODES, words=[*words(folder, slowly(corpus)), "--run.checkpoint_every_n_steps", "5"]
-    )
+    told = [*words(folder, brake.shards), "--run.checkpoint_every_n_steps", "2"]
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, words=told)
     job.wait_until(lambda: (folder / "checkpoints/last.ckpt").exists(), "checkpoint")
     node = call("scontrol", "show", "hostnames", job.told()["NodeList"]).split()[1]
     cluster = os.environ["SLURM_CLUSTER"]
@@ -131,6 +170,7 @@ def test_a_run_whose_node_is_switched_off_ends_as_if_it_had_not(submit, shared, 
         job.wait_until(lambda: job.restarts == 1, "restart", 120)
     finally:
         subprocess.run([cluster, "start-node", node], check=True, capture_output=True)
+    brake.release()
     assert job.wait() == "COMPLETED"
     assert "resuming" in job.text
     assert_alike(folder, uninterrupted)
