@@ -1,6 +1,7 @@
 """`arl pretrain`: from a recipe to a run folder."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -12,6 +13,7 @@ from arl_lightning.pretraining.reports import end_report, start_report
 from arl_lightning.pretraining.run import LAST, Run
 from arl_lightning.training.checkpoints import resume_from
 from arl_lightning.training.quiet import silence_lightning
+from arl_lightning.training.start_report import StartReport
 
 DEVICES = ("cpu", "cuda")
 
@@ -44,8 +46,9 @@ def _run(cli: PretrainCLI, say: Callable[[str], None]) -> None:
             say(f"all {trainer.max_steps} steps are done; another --run.folder starts a new run\n{end_report(run)}")
         return
     if trainer.is_global_zero:
-        say(start_report(cli.model, cli.datamodule, trainer, former))
         _save_recipe(cli, run)
+    report = StartReport(say, partial(start_report, cli, former))
+    trainer.callbacks.insert(1, report)  # type: ignore[attr-defined]  # behind the watchdog
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=former, weights_only=True)
     if trainer.is_global_zero:
         say(end_report(run))

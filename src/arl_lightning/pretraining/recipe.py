@@ -1,5 +1,6 @@
 """From the words of the command line to a run's parts: every key of a recipe, typed."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -19,6 +20,16 @@ from arl_lightning.pretraining.trainer import trainer_arguments
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+# Keys that say where files lie. The corpus has a hash of its own.
+PLACES = (
+    "config",
+    "ckpt_path",
+    "run.folder",
+    "trainer.default_root_dir",
+    "data.shards",
+    "data.val_shards",
+    "data.cache_folder",
+)
 SHORT_PRECISIONS = {"None": "32-true", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
 
 
@@ -128,6 +139,14 @@ def build_cli(arguments: Sequence[str], with_trainer: bool = True) -> PretrainCL
             "exit_on_error": False,
         },
     )
+
+
+def recipe_sha256(cli: PretrainCLI) -> str:
+    """Return a hash of all keys but those that say where files lie: equal ones describe the same training."""
+    config = cli.config.clone()
+    for key in PLACES:
+        config.pop(key, None)
+    return hashlib.sha256(cli.parser.dump(config, skip_none=False, skip_validation=True).encode()).hexdigest()
 
 
 def check_recipe(cli: PretrainCLI) -> None:

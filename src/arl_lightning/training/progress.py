@@ -111,10 +111,12 @@ class Progress(ProgressBar):
             return
         moved = trainer.global_step - self._bar.n
         if self._due():
-            metrics = trainer.callback_metrics
-            shown = {short: f"{float(metrics[name]):.3g}" for name, short in self.shown.items() if name in metrics}
-            self._bar.set_postfix(shown, refresh=False)
+            self._bar.set_postfix(self._metrics(trainer), refresh=False)
         self._bar.update(moved)
+
+    def _metrics(self, trainer: pl.Trainer) -> dict[str, str]:
+        metrics = trainer.callback_metrics
+        return {short: f"{float(metrics[name]):.3g}" for name, short in self.shown.items() if name in metrics}
 
     def _due(self) -> bool:
         """Whether the bar is about to be drawn: reading metrics would make a GPU wait otherwise."""
@@ -124,8 +126,9 @@ class Progress(ProgressBar):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last state and close."""
         if self._bar is not None:
-            self._bar.mininterval = 0
-            self.on_train_batch_end(trainer)
+            self._bar.n = max(self._bar.n, trainer.global_step)
+            if not self._bar.disable:
+                self._bar.set_postfix(self._metrics(trainer), refresh=False)
             self._bar.close()
 
     def on_exception(self, *_: Any) -> None:
