@@ -57,7 +57,7 @@ def report(error: BaseException) -> int:
     here = rank()
     if isinstance(error, UserError):
         return _mistake(here, error)
-    if _watchdog is not None and _is_a_peers(error):
+    if _watchdog is not None and is_a_peers(error):
         verdict = _watchdog.verdict()
         if verdict.missing and here not in verdict.missing:
             if here == verdict.speaker:
@@ -87,7 +87,8 @@ def _mistake(here: int, error: UserError) -> int:
     return MISTAKE
 
 
-def _is_a_peers(error: BaseException) -> bool:
+def is_a_peers(error: BaseException) -> bool:
+    """Return whether an error only tells that another rank is gone or silent."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and PEER.search(str(error)) is not None)

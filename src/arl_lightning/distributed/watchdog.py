@@ -8,6 +8,7 @@ its beats, read twice, have not moved.
 import faulthandler
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -108,8 +109,8 @@ class Watchdog:
             self.record = replace(self.record, progress=self.record.progress + 1, doing=doing)
             self._moved, self._limit = time.monotonic(), self.seconds * patience
 
-    def fail(self, error: str) -> None:
-        """Tell the others of this rank's error; its process ends soon, however its teardown goes."""
+    def fail(self, error: str | None) -> None:
+        """Tell the others of this rank's error, if it is its own; its process ends soon, however its teardown goes."""
         with self._lock:
             self.record = replace(self.record, failed=error)
             self._moved, self._limit = time.monotonic(), FAREWELL_SECONDS
@@ -132,6 +133,8 @@ class Watchdog:
         return f"arl/watchdog/{rank}"
 
     def _connect(self) -> TCPStore:
+        # The store would go on trying, as if the other side had not started yet.
+        socket.create_connection((self.address, self.port), ANSWER_SECONDS).close()
         answers = timedelta(seconds=ANSWER_SECONDS)
         return TCPStore(self.address, self.port, is_master=False, wait_for_workers=False, timeout=answers)
 
@@ -146,7 +149,7 @@ class Watchdog:
             try:
                 store = store or self._connect()
                 store.set(self._key(self.rank), self._beat())
-            except RuntimeError:  # gone with rank 0, or for a moment: the judge looks at what was last known
+            except (RuntimeError, OSError):  # gone with rank 0, or for a moment: the judge looks at what was last known
                 store = None
 
     def _read(self) -> dict[int, Record]:
@@ -219,7 +222,7 @@ def _within(seconds: float, function: Callable[[], Result]) -> Result | None:
     def run() -> None:
         try:
             results.append(function())
-        except RuntimeError:
+        except (RuntimeError, OSError):
             return
 
     thread = threading.Thread(target=run, daemon=True)

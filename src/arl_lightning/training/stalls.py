@@ -72,9 +72,9 @@ class StallGuard(pl.Callback):
         self._mark("ending", PATIENCE)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let the other ranks know."""
+        """Let the other ranks know, unless it is them who failed."""
         if self._watchdog is not None:
-            self._watchdog.fail(failures.in_words(exception))
+            self._watchdog.fail(None if failures.is_a_peers(exception) else failures.in_words(exception))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watch no more."""
