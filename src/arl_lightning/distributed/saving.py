@@ -64,7 +64,7 @@ class Saving:
         """
         try:
             self._future.result()
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # torch's is no Exception
             if is_first_rank():  # all ranks have stopped writing when one learns of a failure
                 remove(temporary_of(self.path))
             raise SaveError(self.path, reason_of(error)) from error

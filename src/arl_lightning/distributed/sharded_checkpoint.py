@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -279,5 +280,5 @@ class _IndexUnpickler(pickle.Unpickler):
 def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # torch fails in many ways on damaged files
+    except (Exception, CheckpointException) as error:  # torch fails in many ways on damaged files
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); choose another one") from error

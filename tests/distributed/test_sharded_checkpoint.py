@@ -1,0 +1,358 @@
+"""What FSDP2's ranks save goes on under any layout, and any checkpoint goes on under FSDP2."""
+
+import os
+import pickle
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from layouts import DDP_2, FSDP2, HSDP, SINGLE, Layout, spawn, whole
+from tiny_arl import Around, fit, part, random_batch, same, tiny_arl, tiny_encoder
+from torch.multiprocessing import ProcessExitedException
+from torch.utils.data import DataLoader, IterableDataset
+
+from arl_lightning.distributed import saving
+from arl_lightning.distributed.sharded_checkpoint import FolderSource, newest_whole, read_folder
+from arl_lightning.errors import UserError
+from arl_lightning.models.weights import encoder_of_checkpoint, read_checkpoint, read_encoder
+from arl_lightning.pretraining.arl import ARL
+from arl_lightning.pretraining.export import export
+from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
+from arl_lightning.training.checkpoints import RunCheckpoints, resume_from
+
+NUM_IMAGES, NUM_STEPS, EVERY = 8, 6, 2
+TOLERANCE = 1e-9
+# The discriminator has no optimizer state in the first checkpoint, and centers, schedules and all networks move.
+OPTIONS: dict[str, Any] = {
+    "adversarial": {"start_share": 0.5},
+    "self_distillation": {"patch_weight": 0.5},
+    "optimization": {"base_lr": 0.01, "discriminator_base_lr": 0.01, "clip": 0.5, "warmup_share": 0.3},
+}
+
+
+class Stream(IterableDataset):
+    """Batches without a known number of them."""
+
+    def __init__(self, batches: list) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator:
+        return iter(self.batches)
+
+
+class Batches(pl.LightningDataModule):
+    """A rank's part of a row of batches; its state is how many were trained on."""
+
+    def __init__(self, layout: Layout, rank: int) -> None:
+        super().__init__()
+        share = NUM_IMAGES // layout.world_size
+        batches = [random_batch(NUM_IMAGES, seed) for seed in range(NUM_STEPS)]
+        self.batches = [part(batch, rank * share, (rank + 1) * share) for batch in batches]
+        self.start = 0
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Stream(self.batches[self.start :]), batch_size=None)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.trainer.global_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["seen"]
+
+
+def train(layout: Layout, rank: int, folder: Path, ckpt_path: Path | None = None, callbacks=(), **changes):
+    """Train to the end; returns weights, and the optimizer's state by index, put together."""
+    module = tiny_arl(NUM_IMAGES // layout.world_size, seed=rank if ckpt_path is None else 7, **{**OPTIONS, **changes})
+    arguments = layout.trainer_arguments()
+    arguments["plugins"] = [*arguments.get("plugins", []), AtomicCheckpointIO()]
+    trainer = fit(
+        module,
+        Batches(layout, rank),
+        NUM_STEPS,
+        [*callbacks, RunCheckpoints(folder, EVERY, keep=0)],
+        ckpt_path,
+        enable_checkpointing=True,
+        **arguments,
+    )
+    state = trainer.optimizers[0].state_dict()["state"]
+    full = {
+        f"{index}.{name}": (value.full_tensor() if hasattr(value, "full_tensor") else value).clone()
+        for index, entries in state.items()
+        for name, value in entries.items()
+    }
+    return {"weights": whole(module), "optimizer": full, "nonfinite_steps": module.nonfinite_steps}
+
+
+def copying(folder: Path) -> Around:
+    """Saves what was loaded before it is trained."""
+    checkpoints = RunCheckpoints(folder, 10**6, keep=0)
+
+    def save(trainer, module, batch_idx):
+        if not (folder / "copy.ckpt").exists():
+            checkpoints.save(trainer, "copy.ckpt")
+
+    return Around(before=save)
+
+
+def staged(folder: Path) -> tuple[Around, list[bool]]:
+    """Begins to save, changes all weights at once, and compares what is read with what was there."""
+    equal: list[bool] = []
+
+    def save(trainer, module, batch_idx):
+        if equal:
+            return
+        before, kept = whole(module), [value.clone() for value in module.state_dict().values()]
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        background = trainer.strategy.save_in_background(checkpoint, folder / "staged.ckpt")
+        with torch.no_grad():
+            for value in module.state_dict().values():
+                value.zero_()
+        background.wait()
+        equal.append(same(before, read_folder(folder / "staged.ckpt")["state_dict"]))
+        with torch.no_grad():
+            for value, former in zip(module.state_dict().values(), kept, strict=True):
+                value.copy_(former)
+
+    return Around(after=save), equal
+
+
+def refusal(run: Any) -> str:
+    with pytest.raises(UserError) as refused:
+        run()
+    return str(refused.value)
+
+
+def full_on_rank_1(trainer: pl.Trainer, module: ARL, batch_idx: int) -> None:
+    """Let the second rank write little once step 3 is saved."""
+    if trainer.global_step != EVERY + 1:
+        return
+    (checkpoints,) = (each for each in trainer.callbacks if isinstance(each, RunCheckpoints))
+    checkpoints.save(trainer)
+    if trainer.global_rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def two_ranks(folder: Path, rank: int) -> dict[str, Any]:
+    """Save under FSDP2 and go on from there, and from one process's file."""
+    with tiny_encoder():
+        results = {"straight": train(FSDP2, rank, folder / "fsdp2")}
+        sharded, file = folder / "fsdp2/step-0000002.ckpt", folder / "single/step-0000002.ckpt"
+        results["again"] = train(FSDP2, rank, folder / "again", sharded)
+        results["ddp"] = train(DDP_2, rank, folder / "ddp", sharded, [copying(folder / "ddp")])
+        results["of a file"] = train(FSDP2, rank, folder / "of_file", file, [copying(folder / "of_file")])
+        callback, results["staged"] = staged(folder)
+        other = {"decoder": {"dim": 32}}
+        results["other"] = refusal(lambda: train(FSDP2, rank, folder / "other", sharded, **other))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        full = [callback, Around(after=full_on_rank_1)]
+        results["full"] = refusal(lambda: train(FSDP2, rank, folder / "full", callbacks=full))
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return results
+
+
+def killed_ranks(folder: Path, rank: int) -> None:
+    """Go on under HSDP, and lose the first rank when the last step's shards are on disk and have no name yet."""
+
+    def kill(writer, metadata, results):
+        if writer.place.name == "step-0000006.ckpt":
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish(writer, metadata, results)
+
+    finish = saving._FolderWriter.finish
+    with tiny_encoder(), mock.patch.object(saving._FolderWriter, "finish", kill):
+        train(HSDP, rank, folder / "hsdp", folder / "fsdp2/step-0000002.ckpt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sharded")
+
+
+@pytest.fixture(scope="module")
+def single(folder) -> dict[str, Any]:
+    """What one process has without an interruption."""
+    with tiny_encoder():
+        return train(SINGLE, 0, folder / "single")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder, single, tmp_path_factory) -> list[dict[str, Any]]:
+    return spawn(partial(two_ranks, folder), 2, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def sharded(folder, ranks) -> Path:
+    """A checkpoint of two ranks."""
+    return folder / "fsdp2/step-0000002.ckpt"
+
+
+@pytest.fixture
+def copy(sharded, tmp_path) -> Path:
+    """A copy to damage, alone in its folder."""
+    return Path(shutil.copytree(sharded, tmp_path / "step-0000004.ckpt"))
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """Name what differs by more than rounding, of weights and optimizer state."""
+    assert found["nonfinite_steps"] == expected["nonfinite_steps"] == 0
+    wrong = []
+    for kind in ("weights", "optimizer"):
+        assert found[kind].keys() == expected[kind].keys()
+        wrong += [
+            name
+            for name, value in expected[kind].items()
+            if not torch.allclose(found[kind][name], value, rtol=0, atol=TOLERANCE)
+        ]
+    return wrong
+
+
+def test_a_resumed_sharded_run_equals_the_uninterrupted_one_bit_for_bit(ranks, single):
+    for rank in ranks:
+        assert same(rank["again"], rank["straight"])
+    assert differences(ranks[0]["straight"], single) == []
+
+
+def test_the_first_checkpoint_knows_no_optimizer_state_of_the_discriminator(sharded):
+    state = read_folder(sharded)["optimizer_states"][0]
+    groups = {group["name"]: group["params"] for group in state["param_groups"]}
+    assert state["state"].keys() >= set(groups["student"])
+    assert not state["state"].keys() & set(groups["discriminator"])
+
+
+@pytest.mark.parametrize("name", ["ddp", "of a file"])
+def test_ddp_goes_on_from_sharded_checkpoints_and_fsdp2_from_files(ranks, single, name):
+    for rank in ranks:
+        assert differences(rank[name], single) == []
+
+
+def test_one_process_goes_on_from_a_sharded_checkpoint(sharded, single, tmp_path):
+    with tiny_encoder():
+        assert differences(train(SINGLE, 0, tmp_path, sharded), single) == []
+
+
+def test_nothing_is_lost_between_files_and_folders(folder, sharded):
+    def held(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in checkpoint.items() if name not in ("loops", "arl")}
+
+    # What a rank or a process loaded, it saved again in its own form, before any step.
+    pairs = [(sharded, folder / "ddp/copy.ckpt"), (folder / "single/step-0000002.ckpt", folder / "of_file/copy.ckpt")]
+    for before, after in pairs:
+        assert before.is_dir() != after.is_dir()
+        first, second = (read_folder(p) if p.is_dir() else torch.load(p, weights_only=True) for p in (before, after))
+        assert same(held(first), held(second))
+        assert first["Batches"] == {"seen": 2}
+        assert first["arl"]["recipe"] | {"batch_size": 0} == second["arl"]["recipe"] | {"batch_size": 0}
+        assert set(first["state_dict"]) > {"distillation.cls_targets.center"}
+
+
+def test_saving_copies_before_the_weights_change(ranks):
+    assert [rank["staged"] for rank in ranks] == [[True], [True]]
+
+
+def test_a_full_disk_on_one_rank_stops_all_with_the_same_line_and_the_former_checkpoint(folder, ranks):
+    place = folder / "full"
+    for rank in ranks:
+        assert rank["full"] == (
+            f"{place}/step-0000004.ckpt: cannot be written (File too large); step-0000003.ckpt is whole: free space"
+            " and go on with --ckpt_path last"
+        )
+    assert sorted(p.name for p in place.iterdir()) == ["last.ckpt", "step-0000002.ckpt", "step-0000003.ckpt"]
+    assert resume_from(place) == place / "last.ckpt"
+
+
+def test_another_network_is_refused_before_any_weight_is_read(ranks):
+    for rank in ranks:
+        assert rank["other"].startswith("model.decoder.dim: the checkpoint has 16, this run 32;")
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_what_other_ranks_saved_before(folder, ranks, single, tmp_path):
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        spawn(partial(killed_ranks, folder), HSDP.world_size, tmp_path)
+    place = folder / "hsdp"
+    assert sorted(path.name for path in place.iterdir()) == [
+        "last.ckpt",
+        "step-0000004.ckpt",
+        "step-0000006.ckpt.tmp",
+    ]
+    with tiny_encoder():
+        assert differences(train(SINGLE, 0, place, resume_from(place)), single) == []
+    assert sorted(path.name for path in place.iterdir()) == ["last.ckpt", "step-0000004.ckpt", "step-0000006.ckpt"]
+
+
+# ---------------------------------------------------------------- reading in one process
+
+
+def test_only_the_weights_asked_for_are_read(sharded):
+    with mock.patch.object(FolderSource, "fill", autospec=True) as fill:
+        checkpoint = read_checkpoint(sharded, "teacher.encoder.")
+    (_, targets), _ = fill.call_args
+    assert targets
+    assert all(name.startswith("weights.teacher.encoder.") for name in targets)
+    assert checkpoint["global_step"] == 2
+    assert read_checkpoint(sharded, None)["state_dict"] == {}
+
+
+def test_the_module_is_rebuilt_from_a_folder(sharded):
+    with tiny_encoder():
+        weights = ARL.from_checkpoint(sharded).state_dict()
+    saved = read_folder(sharded)["state_dict"]
+    assert weights.keys() == saved.keys()
+    assert all(torch.equal(weights[name], value.float()) for name, value in saved.items())
+
+
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_exports_of_files_and_folders_hold_the_same_tensors(folder, sharded, tmp_path, network):
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    with tiny_encoder():
+        for name in (sharded, folder / "ddp/copy.ckpt"):
+            said = export(name, tmp_path / "encoder.safetensors", network)
+            assert f"{network}'s encoder avit_tiny_patch8_224 of step 2" in said
+            encoder, _ = read_encoder(tmp_path / "encoder.safetensors")
+            straight, _ = encoder_of_checkpoint(name, network)
+            with torch.no_grad():
+                outputs += [each.eval().forward_features(images) for each in (encoder, straight)]
+    assert all(same(output, outputs[0]) for output in outputs)
+
+
+def test_an_incomplete_folder_is_refused_with_the_newest_whole_one(copy):
+    for name in ("meta.pt", ".metadata", "__1_0.distcp"):
+        (copy / name).rename(copy.parent / "aside")
+        message = rf"step-0000004.ckpt: is incomplete \(no {name}\); copy it again$"
+        with pytest.raises(UserError, match=message):
+            read_checkpoint(copy)
+        (copy.parent / "aside").rename(copy / name)
+    whole_one = copy.with_name("step-0000002.ckpt")
+    shutil.copytree(copy, whole_one)
+    (copy / "__0_0.distcp").unlink()
+    assert newest_whole(copy.parent) == whole_one
+    with pytest.raises(UserError, match=rf"incomplete \(no __0_0.distcp\); .* go on from {whole_one}, which is whole"):
+        read_checkpoint(copy)
+
+
+def test_a_cut_shard_is_refused(copy):
+    shard = copy / "__0_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"step-0000004.ckpt: not a readable checkpoint"):
+        read_checkpoint(copy)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("ran",)
+
+
+def test_no_code_of_a_folder_runs(copy, monkeypatch):
+    monkeypatch.chdir(copy.parent)
+    (copy / ".metadata").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(UserError, match=r"is incomplete \(no readable .metadata\)"):
+        read_checkpoint(copy)
+    assert not Path("ran").exists()
