@@ -91,6 +91,11 @@ class ARL(pl.LightningModule):
             raise UserError("model.reconstruction.enabled and model.self_distillation.enabled: one must be true")
         if adversarial.update_every < 1 or optimization.accumulate_batches < 1:
             raise UserError("model.adversarial.update_every and model.optimization.accumulate_batches: at least 1")
+        if compile and encoder.drop_path > 0:
+            raise UserError(
+                "model.compile: with stochastic depth each block would be compiled by itself; set"
+                " model.encoder.drop_path to 0, or this to false"
+            )
         self.encoder_options = encoder
         self.decoder_options = decoder
         self.pixels = pixels
