@@ -12,19 +12,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from arl_lightning.data.stream.cache import Cache
 from arl_lightning.data.stream.epoch import EpochPlan, Layout
 from arl_lightning.data.wording import human_size
-from arl_lightning.distributed.sharded_checkpoint import open_source
+from arl_lightning.distributed.strategies import build_strategy
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.allocation import Allocation, Ranks, asked_for, refuse_other_job
-from arl_lightning.pretraining.checkpoint import describe, refuse_other_networks
+from arl_lightning.pretraining.checkpoint import describe, load, refuse_other_networks
 from arl_lightning.pretraining.command import checkpoint_to_resume
 from arl_lightning.pretraining.preflight_data import Needs, loading_needs, refuse_starving
 from arl_lightning.pretraining.preflight_disk import checkpoint_bytes, checkpoints_at_once, present_bytes
 from arl_lightning.pretraining.recipe import PretrainCLI, build_cli, check_recipe
+from arl_lightning.pretraining.trainer import REFUSED_CLASSES
 from arl_lightning.training.quiet import silence_lightning
 
 USAGE = """\
@@ -67,6 +67,7 @@ def preflight(arguments: Sequence[str], say: Callable[[str], None] = print) -> N
     own = Allocation.found(os.environ, told.cores, told.memory)
     cli = build_cli(words, with_trainer=False)
     check_recipe(cli)
+    _check_strategy(cli)
     trainer = cli.config["trainer"]
     size = checkpoint_bytes(cli.model, str(trainer["precision"]))
     _line(say, "recipe", _recipe(cli))
@@ -112,6 +113,15 @@ def _recipe(cli: PretrainCLI) -> str:
     )
 
 
+def _check_strategy(cli: PretrainCLI) -> None:
+    """Refuse by name, or by class, what the trainer would refuse."""
+    trainer = cli.config_init["trainer"]
+    given = trainer["strategy"]
+    name = given if isinstance(given, str) else REFUSED_CLASSES.get(type(given))
+    if name is not None:
+        build_strategy(name, cli.distributed, trainer["num_nodes"])
+
+
 def _check_shards(cli: PretrainCLI, ranks: Ranks, own: Allocation, told: Told, say: Callable[[str], None]) -> None:
     data, corpus = cli.datamodule, cli.datamodule.corpus
     try:
@@ -155,9 +165,7 @@ def _check_checkpoint(cli: PretrainCLI, say: Callable[[str], None]) -> int:
     if path is None:
         _line(say, "begins", f"at step 0 in {run.path}")
         return 0
-    saved: dict[str, Any] = open_source(path).rest
-    if "arl" not in saved:
-        raise UserError(f"{path}: not a checkpoint of `arl pretrain`; choose another --ckpt_path")
+    saved = load(path, weights=None)
     try:
         refuse_other_networks(saved["arl"]["recipe"], describe(cli.model.recipe)["recipe"])
         with warnings.catch_warnings():
@@ -181,7 +189,7 @@ def _check_disk(cli: PretrainCLI, size: int, say: Callable[[str], None]) -> None
         raise UserError(
             f"run.folder {run.folder}: {folder} cannot be written ({error.strerror}); choose another --run.folder"
         ) from error
-    number = checkpoints_at_once(cli.config["run"].get("keep", 1), run.checkpoint_every_n_steps, max_steps)
+    number = checkpoints_at_once(run.keep, run.checkpoint_every_n_steps, max_steps)
     needed = max(number * size - present_bytes(run.checkpoints), size)
     said = f"checkpoints of {human_size(size)}, {number} at one time: {human_size(needed)} more"
     if needed > free:
