@@ -320,6 +320,62 @@ def test_training_keeps_its_signals(stand_in):
     assert COMMANDS["pretrain",].trains
 
 
+PROGRAM = """
+import os, signal, sys, time
+from arl_lightning import cli
+from arl_lightning.distributed import signals
+from arl_lightning.errors import UserError
+def run(*_):
+    {body}
+cli.Command.run = run
+sys.argv = ["arl", "{word}"]
+sys.exit(cli.main())
+"""
+
+
+def as_program(body: str, word: str = "pretrain", rank: int = 0, world_size: int = 1) -> subprocess.CompletedProcess:
+    code = PROGRAM.format(body=body, word=word)
+    ranks = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "SLURMD_NODENAME": f"node{rank}"}
+    started = ["env", "--block-signal=USR1", "--block-signal=TERM", sys.executable, "-c", code]
+    return subprocess.run(started, capture_output=True, text=True, env={**os.environ, **ranks}, check=False)
+
+
+def test_only_pretraining_takes_a_signal_for_a_flag():
+    assert [words for words, command in COMMANDS.items() if command.stops] == [("pretrain",)]
+    body = "[os.kill(os.getpid(), number) for number in signals.STOPPING]; print(signals.received().name)"
+    done = as_program(body)
+    assert (done.returncode, done.stdout) == (0, "SIGTERM\n")
+    assert as_program("os.kill(os.getpid(), signal.SIGUSR1)", word="knn").returncode == -signal.SIGUSR1
+
+
+def test_a_run_that_a_signal_ended_says_so_on_the_first_rank():
+    body = 'raise signals.Stopped("stopped by SIGUSR1 at step 5", signal.SIGUSR1)'
+    first, second = (as_program(body, rank=rank, world_size=2) for rank in range(2))
+    assert (first.returncode, first.stderr) == (128 + signal.SIGUSR1, "arl: stopped by SIGUSR1 at step 5\n")
+    assert (second.returncode, second.stderr) == (0, "")  # or srun would end the first
+
+
+def test_an_error_of_one_rank_has_its_number_and_node():
+    done = as_program('raise ValueError("bad pixel")', rank=3, world_size=8)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0] == "rank 3 (node3): Traceback (most recent call last):"
+    assert lines[-1] == "arl: error: rank 3 (node3): ValueError: bad pixel"
+    assert all(line.startswith("rank 3 (node3): ") for line in lines[:-1])
+
+
+def test_a_mistake_is_told_plainly_by_the_first_rank_and_by_others_that_outlive_it():
+    body = 'raise UserError("data.shards: nothing there")'
+    first, second = (as_program(body, rank=rank, world_size=2) for rank in range(2))
+    assert (first.returncode, first.stderr) == (2, "arl: error: data.shards: nothing there\n")
+    assert (second.returncode, second.stderr) == (2, "arl: error: rank 1 (node1): data.shards: nothing there\n")
+
+
+def test_the_end_of_a_rank_waits_for_nobody():
+    done = as_program('import atexit; atexit.register(time.sleep, 1000); raise ValueError("bad")', world_size=2)
+    assert done.returncode == 1
+
+
 def test_a_handler_of_somebody_else_and_another_thread_are_let_be(stand_in):
     during = []
     words = stand_in(lambda: during.append(signal.getsignal(signal.SIGTERM)))

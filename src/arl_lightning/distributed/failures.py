@@ -37,7 +37,10 @@ def watch(watchdog: "Watchdog | None") -> None:
 
 def in_words(error: BaseException) -> str:
     """Return an error in one line; a user's mistake has no need of its type."""
-    said = " ".join(str(error).split())
+    lines = str(error).split("\n")
+    if any("Traceback (most recent call last)" in line for line in lines):
+        lines = [lines[0], str(error).rstrip().rpartition("\n")[2]]  # of a loader's worker
+    said = " ".join(" ".join(lines).split())
     if isinstance(error, UserError):
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,0 +1,49 @@
+import pytest
+import torch.distributed as dist
+
+from arl_lightning.distributed.failures import in_words, is_a_peers
+from arl_lightning.errors import UserError
+
+OF_A_WORKER = """Caught ValueError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "worker.py", line 375, in _worker_loop
+    data = fetcher.fetch(index)
+ValueError: bad pixel
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (UserError("data.shards:\n  none"), "data.shards: none"),
+        (
+            ValueError(OF_A_WORKER),
+            "ValueError: Caught ValueError in DataLoader worker process 0. ValueError: bad pixel",
+        ),
+    ],
+)
+def test_an_error_is_one_line_without_its_traceback(error, said):
+    assert in_words(error) == said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [10.0.0.2]"),
+        RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 1800000ms for recv operation"),
+        dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:2027, remote process exited"),
+        dist.DistNetworkError("failed to recv, got 0 bytes"),
+    ],
+)
+def test_what_a_rank_says_when_another_is_gone(error):
+    assert is_a_peers(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), TimeoutError("timed out"), ValueError("socket")],
+)
+def test_errors_of_its_own(error):
+    assert not is_a_peers(error)
