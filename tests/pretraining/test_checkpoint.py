@@ -42,7 +42,7 @@ def test_every_argument_is_in_the_recipe():
     recipe = describe(module.recipe)["recipe"]
     assert recipe.keys() == {
         *("encoder", "decoder", "pixels", "augmentation", "masking", "reconstruction", "adversarial"),
-        *("self_distillation", "optimization", "anatomies", "anatomy_dropout", "batch_size"),
+        *("self_distillation", "optimization", "anatomies", "anatomy_dropout", "batch_size", "compile"),
     }
     assert all(isinstance(value, dict | list | int | float) for value in recipe.values())
 
