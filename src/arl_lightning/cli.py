@@ -157,6 +157,7 @@ def _run(command: Command, program: str, arguments: Sequence[str], is_program: b
 def _hold_signals(command: Command) -> None:
     if command.stops:
         signals.hold()
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch spends 30 lines on each other rank that is gone
     else:
         signals.let_through()
 
