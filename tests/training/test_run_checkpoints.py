@@ -170,6 +170,8 @@ def test_a_file_system_without_links_is_refused_before_training(tmp_path):
 
 def test_what_last_leads_to_must_be_whole(tmp_path):
     assert resume_from(tmp_path / "none") is None
+    (tmp_path / "nonfinite.ckpt").touch()
+    assert resume_from(tmp_path) is None
     train(tmp_path, 4, keep=0)
     assert resume_from(tmp_path) == tmp_path / "last.ckpt"
     newest, former = tmp_path / "step-0000004.ckpt", tmp_path / "step-0000002.ckpt"

@@ -51,6 +51,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.cpu_offload = cpu_offload
         self.reshard_after_forward = reshard_after_forward
         self._save_group: dist.ProcessGroup | None = None
+        self._saving: Saving | None = None  # the last one
         self._source: Source | None = None  # of the checkpoint that is being restored
 
     @property
@@ -114,7 +115,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def save_in_background(
         self, checkpoint: Mapping[str, Any], path: Path, on_whole: Callable[[], None] | None = None
     ) -> Saving:
-        """Write a folder while training goes on; to be called by all ranks, and one at a time.
+        """Write a folder while training goes on, after the one before is done; to be called by all ranks.
 
         Args:
             checkpoint: Lightning's.
@@ -123,7 +124,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         """
         if self._save_group is None:
             self._save_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT))
-        return save_in_background(checkpoint, path, self._save_group, on_whole)
+        if self._saving is not None:
+            self._saving.linger()
+        self._saving = save_in_background(checkpoint, path, self._save_group, on_whole)
+        return self._saving
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write a folder and wait for it.

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -52,8 +52,8 @@ class Saving:
         """Return whether it has ended, well or not; ranks may learn of it at different times."""
         return self._future.done()
 
-    def linger(self, seconds: float) -> None:
-        """Wait for its end for some time, whatever it is."""
+    def linger(self, seconds: float | None = None) -> None:
+        """Wait for its end, whatever it is; no longer than some time."""
         wait_for([self._future], seconds)
 
     def wait(self) -> None:
@@ -108,6 +108,10 @@ class _FolderWriter(dcp.FileSystemWriter):
         except Exception as error:
             raise OSError(reason_of(error)) from error
 
+    def storage_meta(self) -> StorageMeta:
+        """Leave out where it was written first, as folders move."""
+        return StorageMeta(save_id=self.save_id)
+
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Write what is left, rename, and tell."""
         try:
@@ -131,8 +135,11 @@ def temporary_of(path: Path) -> Path:
 
 
 def replace(source: Path, place: Path) -> None:
-    """Rename a file or folder, also onto a folder, and make the name last."""
-    if place.is_dir() and not place.is_symlink():
+    """Rename a file, link or folder, also onto any of these, and make the name last.
+
+    Only what is to take the place of a folder, or a folder that of a file, leaves a moment without either.
+    """
+    if place.exists() and not place.is_symlink() and (place.is_dir() or _is_folder(source)):
         former = place.with_name(f"{place.name}.former{TEMPORARY}")
         remove(former)
         place.rename(former)
@@ -141,6 +148,10 @@ def replace(source: Path, place: Path) -> None:
     else:
         source.replace(place)
     sync_folder(place.parent)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -154,7 +165,7 @@ def sync_folder(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
+    if _is_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -32,10 +32,8 @@ _INDEX_TYPES = {
         *("TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING"),
     ),
     "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch": ("Size", "device", *sorted(name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype))),
+    "torch": ("Size", *sorted(name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype))),
     "torch.serialization": ("_get_layout",),
-    "pathlib": ("Path", "PosixPath", "PurePosixPath"),
-    "collections": ("OrderedDict",),
 }
 
 
@@ -77,8 +75,8 @@ def is_whole(path: Path) -> bool:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """Return the checkpoint in a folder that was written last; links and what is not whole do not count."""
-    files = [path for path in folder.glob("*.ckpt") if not path.is_symlink()]
+    """Return the step's checkpoint in a folder that was written last; what is not whole does not count."""
+    files = [path for path in folder.glob("step-*.ckpt") if not path.is_symlink()]
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_whole(path):
             return path

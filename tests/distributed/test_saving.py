@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from arl_lightning.distributed.saving import reason_of, replace
+
+
+def make(path: Path, kind: str) -> None:
+    """Make a file, a folder with a file, or a link to one."""
+    if kind == "folder":
+        path.mkdir()
+        (path / "part").write_text(path.name)
+    elif kind == "file":
+        path.write_text(path.name)
+    elif kind == "link":
+        make(path.with_name(f"target of {path.name}"), "folder")
+        path.symlink_to(f"target of {path.name}")
+
+
+@pytest.mark.parametrize("former", ["nothing", "file", "folder", "link"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_anything_takes_the_place_of_anything(tmp_path, kind, former):
+    make(tmp_path / "new", kind)
+    make(tmp_path / "place", former)
+    if (kind, former) == ("folder", "link"):  # a checkpoint never has the link's name
+        pytest.skip("does not happen")
+    replace(tmp_path / "new", tmp_path / "place")
+    place = tmp_path / "place"
+    assert place.is_symlink() == (kind == "link")
+    assert (place / "part" if kind != "file" else place).read_text().endswith("new")
+    targets = {f"target of {name}" for name in ("new", "place") if (tmp_path / f"target of {name}").exists()}
+    assert {path.name for path in tmp_path.iterdir()} == {"place", *targets}
+
+
+def test_the_system_s_word_is_found_behind_torch_s():
+    with Path("/dev/full").open("wb", buffering=0) as file, pytest.raises((RuntimeError, OSError)) as failed:
+        torch.save([torch.zeros(100_000)] * 3, file)
+    assert reason_of(failed.value) == "No space left on device"
+    assert reason_of(ValueError("two\nlines")) == "ValueError: two lines"
