@@ -202,8 +202,8 @@ def normalised(
     """Bring arguments to the one form that jsonargparse reads.
 
     `--drop-duplicates` becomes `--drop_duplicates=true`, `--exclude a b` becomes `--exclude=["a","b"]`,
-    `--weights lung=2` becomes `--weights={"lung": 2}`, and words before the first option become the values of the
-    positional parameters. Unknown options stay as they are.
+    `--weights lung=2` becomes `--weights={"lung": 2}`, `-o` becomes `--out`, and words before the first option become
+    the values of the positional parameters. Unknown options stay as they are.
 
     Args:
         arguments: As typed.
@@ -219,7 +219,7 @@ def normalised(
     for function in functions:
         kinds = kinds_of(function) | kinds
         names += positional_of(function)
-    words = list(arguments)
+    words = ["--out" if word == "-o" and "out" in kinds else word for word in arguments]
     if any(function.__dict__.get("takes_rest", False) for function in functions):
         words = _words_first(words, kinds)
     return list(_rewritten(words, kinds, names))

@@ -8,15 +8,20 @@ import pytest
 from binormal import binormal, several_classes
 from made_runs import leave
 
+from arl_lightning.arguments import call
 from arl_lightning.downstream import experiment
 from arl_lightning.downstream.command import finetune
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.overlap_table import OverlapTable
 from arl_lightning.evaluation.predictions import Predictions
-from arl_lightning.evaluation.report import command, gathered
+from arl_lightning.evaluation.report import gathered, report
 from arl_lightning.evaluation.schema import Checkpoint
 
 SCORES = {0: (0.9, 0.8, 0.4, 0.3), 1: (0.9, 0.2, 0.4, 0.3)}  # of two positive, then two negative images
+
+
+def typed(words: list[str]) -> str:
+    return call(report, "arl report", words)
 
 
 def four_images(scores, fold: int | None = None, prefix: str = "") -> Predictions:
@@ -152,17 +157,17 @@ def test_nothing_left_is_refused_with_all_reasons(tmp_path):
     leave(tmp_path / "cut", [four_images(SCORES[0])])
     (tmp_path / "cut/results.json").write_text("")
     with pytest.raises(UserError, match=r"nothing can be used: .*cut/results.json: is not readable as JSON"):
-        command([str(tmp_path)])
+        typed([str(tmp_path)])
 
 
 def test_a_missing_or_empty_folder_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}/no: no such folder"):
-        command([str(tmp_path / "no")])
+        typed([str(tmp_path / "no")])
     with pytest.raises(UserError, match=f"{tmp_path}: no results.json in it or below it"):
-        command([str(tmp_path)])
+        typed([str(tmp_path)])
     leave_seeds(tmp_path)
     with pytest.raises(UserError, match=r"--out .*table.pdf: must end with .csv or .json or .md"):
-        command([str(tmp_path), "-o", str(tmp_path / "table.pdf")])
+        typed([str(tmp_path), "-o", str(tmp_path / "table.pdf")])
 
 
 def test_an_unfinished_run_is_named_and_a_pretraining_is_not(tmp_path):
@@ -198,7 +203,7 @@ def test_the_files_hold_what_is_shown(tmp_path):
     said = {}
     for ending in ("md", "csv", "json"):
         path = tmp_path / f"new/table.{ending}"
-        said[ending] = command([str(tmp_path / "runs"), "-o", str(path), "--num_resamples", "20"])
+        said[ending] = typed([str(tmp_path / "runs"), "-o", str(path), "--num_resamples", "20"])
         assert said[ending].endswith(f"written to {path}")
     assert said["md"].startswith((tmp_path / "new/table.md").read_text().rstrip())
     assert "| busi | probe    | none | 2     | 400   | 4    | 0.875 ± 0.177" in said["md"]

@@ -5,9 +5,9 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from arl_lightning.arguments import call, positional
+from arl_lightning.arguments import positional
 from arl_lightning.errors import UserError
 from arl_lightning.evaluation.compare import OF_SEVERAL, OF_TWO
 from arl_lightning.evaluation.comparison import refuse_ending
@@ -131,12 +131,6 @@ class Report:
             write_json(path, self.content())
         else:
             write_text(path, self.csv() if path.suffix == ".csv" else str(self))
-
-
-def command(arguments: Sequence[str]) -> str:
-    """Parse the words of `arl report`; `-o` is short for `--out`."""
-    words = ["--out" if word == "-o" else word for word in arguments]
-    return cast(str, call(report, "arl report", words))
 
 
 @positional("runs", anywhere=True)

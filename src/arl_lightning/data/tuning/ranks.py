@@ -19,6 +19,11 @@ from arl_lightning.distributed.slurm import Place, place
 from arl_lightning.errors import UserError
 
 FIRST_EPOCH = 0
+USAGE = """\
+usage: arl ranks --config recipes/pretrain/NAME.yaml [--KEY VALUE ...]
+
+Say what each rank of a job is and reads in the first epoch, as one line of JSON, in place of training. Takes the keys
+of `arl pretrain`, of which the data's matter; started by srun on all tasks: ARL_RANK_REPORT=1 slurm/pretrain_64gpu.sh"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ def ranks(arguments: Sequence[str]) -> str:
     Raises:
         UserError: If the recipe or the shards cannot be used, or there are too few of them.
     """
+    if {"-h", "--help"} & set(arguments):
+        return USAGE
     reading = reading_of(recipe_of(arguments))
     here = place()
     folders = [reading.shards] if isinstance(reading.shards, str) else reading.shards
