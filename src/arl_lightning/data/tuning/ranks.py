@@ -23,7 +23,8 @@ USAGE = """\
 usage: arl ranks --config recipes/pretrain/NAME.yaml [--KEY VALUE ...]
 
 Say what each rank of a job is and reads in the first epoch, as one line of JSON, in place of training. Takes the keys
-of `arl pretrain`, of which the data's matter; started by srun on all tasks: ARL_RANK_REPORT=1 slurm/pretrain_64gpu.sh"""
+of `arl pretrain`, of which those of the data matter. srun starts it on all tasks of a job:
+ARL_RANK_REPORT=1 slurm/pretrain_64gpu.sh"""
 
 
 @dataclass(frozen=True)
