@@ -69,6 +69,7 @@ def transformer_blocks(network: Student | Teacher) -> list[nn.Module]:
 def compile_blocks(network: Student | Teacher) -> None:
     """Compile what each block does, in place; all blocks share their graphs, and names of weights stay.
 
+    There is a graph for each number of tokens, of which a recipe has few: of masked, whole and local views.
     Hooks on a block, and so the gathering of sharded weights, run around the compiled part.
 
     Raises:
@@ -77,7 +78,7 @@ def compile_blocks(network: Student | Teacher) -> None:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise UserError("model.compile: found no C++ compiler; install g++, or set this to false")
     for block in transformer_blocks(network):
-        block.forward = torch.compile(block.forward)
+        block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def check_masking(masking: options.Masking, num_patches: int) -> None:
