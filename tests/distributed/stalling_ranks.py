@@ -30,6 +30,7 @@ FAULTS: dict[str, tuple[int, Callable[[], object], float]] = {
     "first killed": (0, lambda: os.kill(os.getpid(), signal.SIGKILL), LONG),
     "sleeping": (1, lambda: time.sleep(1000), SHORT),
     "raising": (1, lambda: 1 / 0, LONG),
+    "first raising": (0, lambda: 1 / 0, LONG),
     "saving": (0, lambda: None, SHORT / 2),
 }
 
@@ -42,12 +43,13 @@ def train(rank: int, port: int, fault: str, began: Path) -> None:
     watchdog = Watchdog(rank, WORLD_SIZE, "127.0.0.1", port, seconds, beat_seconds=0.25)
     failures.watch(watchdog)
     watchdog.start(patience=10)
+    beat(watchdog)
     dist.barrier()
     try:
         for step in range(1, NUM_STEPS):
             watchdog.mark(f"waiting for the data of step {step}")
             if rank == culprit and step == BAD_STEP:
-                time.sleep(1)  # some beats
+                beat(watchdog)
                 began.write_text(str(time.time()))
                 act()
             watchdog.mark(f"in step {step}")
@@ -59,6 +61,13 @@ def train(rank: int, port: int, fault: str, began: Path) -> None:
     except Exception as error:
         watchdog.fail(None if failures.is_a_peers(error) else failures.in_words(error))
         os._exit(failures.report(error))
+
+
+def beat(watchdog: Watchdog) -> None:
+    """Wait until the others have had the time to see what this rank is about."""
+    beats = watchdog.record.beat + 4
+    while watchdog.record.beat < beats:
+        time.sleep(0.05)
 
 
 def start(rank: int, port: int, fault: str, folder: Path) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FAILED = 1
 MISTAKE = 2
 FIRST_SPEAKS_SECONDS = 3.0  # srun ends the others once the first rank has spoken and ended
+WATCHDOG_ENDS_SECONDS = 30.0  # at most
 
 # What gloo, NCCL and the store say when another process is gone or silent.
 PEER = re.compile(
@@ -60,6 +61,9 @@ def report(error: BaseException) -> int:
     here = rank()
     if isinstance(error, UserError):
         return _mistake(here, error)
+    if _watchdog is not None and _watchdog.ends:
+        time.sleep(WATCHDOG_ENDS_SECONDS)
+        return FAILED
     if _watchdog is not None and is_a_peers(error):
         verdict = _watchdog.verdict()
         if verdict.missing and here not in verdict.missing:
@@ -72,6 +76,7 @@ def report(error: BaseException) -> int:
     marked = "".join(f"{_name(here)}: {line}\n" for line in trace.splitlines())
     write(marked)
     _say(f"{_name(here)}: {in_words(error)}")
+    _outlast(here)
     return FAILED
 
 
@@ -85,9 +90,14 @@ def _mistake(here: int, error: UserError) -> int:
     _say(in_words(error) if here == 0 else f"{_name(here)}: {in_words(error)}")
     if error.advice:
         write(f"     {error.advice}\n")
-    if here == 0 and _watchdog is not None:
-        time.sleep(FIRST_SPEAKS_SECONDS)  # its store is where the others look
+    _outlast(here)
     return MISTAKE
+
+
+def _outlast(here: int) -> None:
+    """Keep the first rank's store, where the others look."""
+    if here == 0 and _watchdog is not None:
+        time.sleep(FIRST_SPEAKS_SECONDS)
 
 
 def is_a_peers(error: BaseException) -> bool:

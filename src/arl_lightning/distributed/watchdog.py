@@ -26,9 +26,10 @@ Result = TypeVar("Result")
 STALLED = 1  # exit status
 BEAT_SECONDS = 1.0
 BEATS_MISSED = 4  # of a rank that is gone
-ANSWER_SECONDS = 5.0  # of a store that is there
+ANSWER_SECONDS = 10.0  # of a store that is there
+FIRST_ANSWER_SECONDS = 120.0  # while all ranks connect
 LAST_WORDS_SECONDS = 3.0  # for the rank that speaks, before the others end and srun ends it
-FAREWELL_SECONDS = 30.0  # for a rank that has failed to end by itself
+FAREWELL_SECONDS = 90.0  # for a rank that has failed to end by itself, a save under way included
 NAMED = 8  # ranks in a line
 
 
@@ -88,14 +89,16 @@ class Watchdog:
         self.address, self.port = address, port
         self.seconds, self.beat_seconds = seconds, beat_seconds
         self.record = Record(host_name())
+        self._first: Record | None = None  # rank 0's, with which the store goes
         self._lock = threading.Lock()
+        self.ends = False  # it has found a stall: its line is the one that counts
         self._stopped = threading.Event()
         self._moved, self._limit = time.monotonic(), seconds
 
     def start(self, patience: float = 1.0) -> None:
         """Begin; every rank's record is in the store once all of them have returned from here and met."""
         self._limit = self.seconds * patience
-        self._connect().set(self._key(self.rank), self._beat())
+        self._connect(FIRST_ANSWER_SECONDS).set(self._key(self.rank), self._beat())
         for target in (self._beats, self._judges):
             threading.Thread(target=target, name=f"watchdog{target.__name__}", daemon=True).start()
 
@@ -120,7 +123,7 @@ class Watchdog:
         """Look twice, some beats apart, at all ranks; takes seconds."""
         before = self._read()
         self._stopped.wait(BEATS_MISSED * self.beat_seconds)
-        return judge(before, self._read(), self.world_size)
+        return judge(before, self._read(), self.world_size, self._first)
 
     def failure_of(self, rank: int) -> str | None:
         """Return another rank's error, if it has told of one."""
@@ -132,10 +135,10 @@ class Watchdog:
     def _key(self, rank: int) -> str:
         return f"arl/watchdog/{rank}"
 
-    def _connect(self) -> TCPStore:
+    def _connect(self, seconds: float = ANSWER_SECONDS) -> TCPStore:
         # The store would go on trying, as if the other side had not started yet.
-        socket.create_connection((self.address, self.port), ANSWER_SECONDS).close()
-        answers = timedelta(seconds=ANSWER_SECONDS)
+        socket.create_connection((self.address, self.port), seconds).close()
+        answers = timedelta(seconds=seconds)
         return TCPStore(self.address, self.port, is_master=False, wait_for_workers=False, timeout=answers)
 
     def _beat(self) -> str:
@@ -149,6 +152,7 @@ class Watchdog:
             try:
                 store = store or self._connect()
                 store.set(self._key(self.rank), self._beat())
+                self._first = Record(**json.loads(store.get(self._key(0))))
             except (RuntimeError, OSError):  # gone with rank 0, or for a moment: the judge looks at what was last known
                 store = None
 
@@ -173,6 +177,7 @@ class Watchdog:
         verdict = self.verdict()
         if self._stopped.is_set() or record.progress != self.record.progress:
             return
+        self.ends = True
         if self.rank in verdict.missing or self.rank == verdict.speaker:
             write(f"arl: rank {self.rank} ({record.host}) stands here:\n")
             faulthandler.dump_traceback(all_threads=True)
@@ -181,6 +186,8 @@ class Watchdog:
             write(f"arl: error: {waited}; {verdict if verdict.missing else ALL_ALIKE}\n")
         elif self.rank not in verdict.missing:
             time.sleep(LAST_WORDS_SECONDS)
+        if self.rank == 0:
+            time.sleep(ANSWER_SECONDS)  # the others may still be looking
         os._exit(STALLED)
 
 
@@ -190,29 +197,32 @@ ALL_ALIKE = (
 )
 
 
-def judge(before: dict[int, Record], now: dict[int, Record], world_size: int) -> Verdict:
+def judge(before: dict[int, Record], now: dict[int, Record], world_size: int, first: Record | None = None) -> Verdict:
     """Say who is missing.
 
     Args:
         before: All ranks' records; none where the store, which is rank 0's, did not answer.
         now: The same, some beats later.
         world_size: Number of ranks.
+        first: What was last known of rank 0, if anything.
     """
     if not now:
-        known = before.get(0)
-        host = f" ({known.host})" if known else ""
-        return Verdict({0: f"{host} is gone".strip()}, speaker=min(1, world_size - 1))
+        return Verdict({0: _gone(first) if first else "is gone"}, speaker=min(1, world_size - 1))
     furthest = max(record.progress for record in now.values())
     missing = {}
     for rank, record in now.items():
-        if record.failed is not None:
-            missing[rank] = f"({record.host}) failed: {record.failed}"
-        elif rank in before and record.beat == before[rank].beat:
-            missing[rank] = f"({record.host}) is gone, last seen {record.doing}"
+        if record.failed is not None or (rank in before and record.beat == before[rank].beat):
+            missing[rank] = _gone(record)
         elif record.progress < furthest:
             missing[rank] = f"({record.host}) is still {record.doing}"
     present = [rank for rank in range(world_size) if rank not in missing]
     return Verdict(missing, speaker=min(present, default=0))
+
+
+def _gone(record: Record) -> str:
+    if record.failed is not None:
+        return f"({record.host}) failed: {record.failed}"
+    return f"({record.host}) is gone, last seen {record.doing}"
 
 
 def _within(seconds: float, function: Callable[[], Result]) -> Result | None:
