@@ -130,14 +130,18 @@ def refusal(run: Any) -> str:
     return str(refused.value)
 
 
-def full_on_rank_1(trainer: pl.Trainer, module: ARL, batch_idx: int) -> None:
-    """Let the second rank write little once step 3 is saved."""
-    if trainer.global_step != EVERY + 1:
-        return
-    (checkpoints,) = (each for each in trainer.callbacks if isinstance(each, RunCheckpoints))
-    checkpoints.save(trainer)
-    if trainer.global_rank == 1:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+def full_on(rank: int) -> Around:
+    """Lets a rank write little once step 3 is saved."""
+
+    def limit(trainer, module, batch_idx):
+        if trainer.global_step != EVERY + 1:
+            return
+        (checkpoints,) = (each for each in trainer.callbacks if isinstance(each, RunCheckpoints))
+        checkpoints.save(trainer)
+        if trainer.global_rank == rank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    return Around(after=limit)
 
 
 def two_ranks(folder: Path, rank: int) -> dict[str, Any]:
@@ -152,9 +156,10 @@ def two_ranks(folder: Path, rank: int) -> dict[str, Any]:
         other = {"decoder": {"dim": 32}}
         results["other"] = refusal(lambda: train(FSDP2, rank, folder / "other", sharded, **other))
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        full = [callback, Around(after=full_on_rank_1)]
-        results["full"] = refusal(lambda: train(FSDP2, rank, folder / "full", callbacks=full))
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        for layout, writer, others in ((FSDP2, 1, [callback]), (DDP_2, 0, [])):  # under DDP the first rank writes
+            place, callbacks = folder / f"full {layout}", [*others, full_on(writer)]
+            results[f"full {layout}"] = refusal(partial(train, layout, rank, place, callbacks=callbacks))
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     return results
 
 
@@ -257,10 +262,11 @@ def test_saving_copies_before_the_weights_change(ranks):
     assert [rank["staged"] for rank in ranks] == [[True], [True]]
 
 
-def test_a_full_disk_on_one_rank_stops_all_with_the_same_line_and_the_former_checkpoint(folder, ranks):
-    place = folder / "full"
+@pytest.mark.parametrize("layout", [FSDP2, DDP_2], ids=str)
+def test_a_full_disk_on_one_rank_stops_all_with_the_same_line_and_the_former_checkpoint(folder, ranks, layout):
+    place = folder / f"full {layout}"
     for rank in ranks:
-        assert rank["full"] == (
+        assert rank[f"full {layout}"] == (
             f"{place}/step-0000004.ckpt: cannot be written (File too large); step-0000003.ckpt is whole: free space"
             " and go on with --ckpt_path last"
         )
