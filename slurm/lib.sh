@@ -87,8 +87,9 @@ forget_job() { # so that a job submitted from within one does not take its numbe
 
 begin() {
     cd "$ARL_ROOT"
-    # These would end the batch shell at once, and the job with it, while its ranks still save.
-    trap 'say "a signal reached the batch shell, which waits for its ranks"' USR1 TERM
+    # Left alone, these would end the batch shell at once, and the job with it, while its ranks still save. Not ignored:
+    # that would be handed down.
+    trap : USR1 TERM
     say "$SLURM_JOB_NAME, start $((${SLURM_RESTART_COUNT:-0} + 1)), on ${SLURM_JOB_NODELIST:-?}, $(date '+%F %T')"
     [[ -r $SETTINGS ]] || say "no $SETTINGS: what a site needs is taken from sbatch alone"
     load_modules

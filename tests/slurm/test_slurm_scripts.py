@@ -19,7 +19,7 @@ SPECS = {"SPECS": "shards/specs/hc18.yaml shards/specs/camus.yaml"}
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_shellcheck_finds_nothing():
-    files = [f"slurm/{name}" for name in (*scripts(), "lib.sh", "cluster.env.example")]
+    files = [f"slurm/{name}" for name in (*scripts(), "lib.sh", "cluster.env.example")] + ["tests/slurm/run.sh"]
     done = subprocess.run(["shellcheck", "-x", *files], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout
 
