@@ -375,8 +375,9 @@ def test_a_mistake_is_told_plainly_by_the_first_rank_and_by_others_that_outlive_
 
 
 def test_the_end_of_a_rank_waits_for_nobody():
-    done = as_program('import atexit; atexit.register(time.sleep, 1000); raise ValueError("bad")', world_size=2)
-    assert done.returncode == 1
+    worker = "import multiprocessing as m; m.get_context('fork').Process(target=time.sleep, args=(1000,)).start()"
+    body = f'{worker}; import atexit; atexit.register(time.sleep, 1000); raise ValueError("bad")'
+    assert as_program(body, world_size=2).returncode == 1  # and its output is closed, so its worker is gone too
 
 
 def test_a_handler_of_somebody_else_and_another_thread_are_let_be(stand_in):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from arl_lightning import __version__
 from arl_lightning.distributed import failures, signals
@@ -139,11 +139,11 @@ def _run(command: Command, program: str, arguments: Sequence[str], is_program: b
         return _stopped(stop)
     except (UserError, ArgumentError) as error:
         if is_program and failures.among_ranks():
-            _leave(failures.report(error if isinstance(error, UserError) else UserError(str(error))))
+            failures.leave(failures.report(error if isinstance(error, UserError) else UserError(str(error))))
         return _refuse(error)
     except Exception as error:
         if is_program and failures.among_ranks():
-            _leave(failures.report(error))
+            failures.leave(failures.report(error))
         raise
     except KeyboardInterrupt:
         if command.trains:
@@ -168,13 +168,6 @@ def _stopped(stop: signals.Stopped) -> int:
         return 0
     print(f"arl: {stop}", file=sys.stderr)
     return stop.status
-
-
-def _leave(status: int) -> NoReturn:
-    """End a rank at once: what runs at an interpreter's end may wait for ranks that are gone."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.flush()
-    os._exit(status)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def train(rank: int, port: int, fault: str, began: Path) -> None:
         watchdog.stop()
     except Exception as error:
         watchdog.fail(None if failures.is_a_peers(error) else failures.in_words(error))
-        os._exit(failures.report(error))
+        failures.leave(failures.report(error))
 
 
 def beat(watchdog: Watchdog) -> None:

@@ -7,7 +7,6 @@ its beats, read twice, have not moved.
 
 import faulthandler
 import json
-import os
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 from torch.distributed import TCPStore
 
-from arl_lightning.distributed.failures import write
+from arl_lightning.distributed.failures import leave, write
 from arl_lightning.distributed.slurm import host_name
 
 Result = TypeVar("Result")
@@ -168,7 +167,11 @@ class Watchdog:
     # ---------------------------------------------------------------- the end
 
     def _judges(self) -> None:
+        looked = time.monotonic()
         while not self._stopped.wait(self.beat_seconds / 2):
+            since, looked = time.monotonic() - looked, time.monotonic()
+            if since > BEATS_MISSED * self.beat_seconds:  # this process itself was stopped
+                self._moved += since
             if time.monotonic() - self._moved > self._limit:
                 self._end()
 
@@ -188,7 +191,7 @@ class Watchdog:
             time.sleep(LAST_WORDS_SECONDS)
         if self.rank == 0:
             time.sleep(ANSWER_SECONDS)  # the others may still be looking
-        os._exit(STALLED)
+        leave(STALLED)
 
 
 ALL_ALIKE = (
