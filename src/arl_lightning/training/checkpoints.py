@@ -43,8 +43,8 @@ class RunCheckpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self._saving: Saving | None = None  # in the background; one at most
-        self._whole: Path | None = None  # what last.ckpt leads to
-        self._saved: Path | None = None  # the same, if it holds a state of this run
+        self._whole: str | None = None  # what last.ckpt leads to
+        self._saved: str | None = None  # the same, if it holds a state of this run
         self._seen_step = 0
 
     @property
@@ -84,9 +84,15 @@ class RunCheckpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the step that the run goes on from as seen."""
         self._seen_step = trainer.global_step
-        self._whole = self.last.resolve() if is_whole(self.last) else None
-        resumed = trainer.ckpt_path and Path(trainer.ckpt_path).resolve()
-        self._saved = self._whole if resumed == self._whole else None
+        # The first rank's view of the folder: ranks of other nodes may see it late, and all must decide alike.
+        self._whole, self._saved = gather_rows(self._present(trainer.ckpt_path))[0]
+
+    def _present(self, ckpt_path: Any) -> tuple[str | None, str | None]:
+        """Name what `last.ckpt` leads to, and once more if the run goes on from that."""
+        whole = self.last.resolve()
+        if not is_whole(whole) or whole.parent != self.folder.resolve():
+            return None, None
+        return whole.name, whole.name if ckpt_path and Path(ckpt_path).resolve() == whole else None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Begin to save when it is time, and look after a save that goes on.
@@ -123,7 +129,7 @@ class RunCheckpoints(Checkpoint):
         """
         self._finish()
         path = self._place(trainer.global_step) if name is None else self.folder / name
-        if name is not None or self._saved != path.resolve():
+        if name is not None or self._saved != path.name:
             self._begin(trainer, path, final=name is None)
             self._finish()
         return path
@@ -159,13 +165,13 @@ class RunCheckpoints(Checkpoint):
         except SaveError as error:
             raise UserError(f"{error}; {self._advice(error.reason)}") from error
         if self._becomes_last:
-            self._whole = self._saved = saving.path.resolve()
+            self._whole = self._saved = saving.path.name
 
     def _advice(self, reason: str) -> str:
         mend = "free space" if reason in FULL_DISK else "mend that"
         if self._whole is None:
             return f"there is no earlier one: {mend} and start again"
-        return f"{self._whole.name} is whole: {mend} and go on with --ckpt_path last"
+        return f"{self._whole} is whole: {mend} and go on with --ckpt_path last"
 
     def _commit(self, path: Path) -> None:
         """Let `last.ckpt` lead to a whole checkpoint and remove what is no longer kept; on the first rank."""
