@@ -267,6 +267,9 @@ def _refuse_other_channels(options: Encoder, in_chans: int, path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file's bytes."""
+    """Hash a file's bytes; of a folder that sharded ranks wrote, its files' names and hashes."""
+    if path.is_dir():
+        parts = [f"{file.name} {file_sha256(file)}\n" for file in sorted(path.iterdir())]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

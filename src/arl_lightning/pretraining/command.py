@@ -41,7 +41,7 @@ def _run(cli: PretrainCLI, say: Callable[[str], None]) -> None:
     if trainer.strategy.root_device.type not in DEVICES:
         raise UserError(f"trainer.accelerator: use one of {', '.join(DEVICES)}; others lack operations or float64")
     former = checkpoint_to_resume(cli.config["ckpt_path"], run)
-    if former is not None and checkpoint.load(former)["global_step"] >= trainer.max_steps:
+    if former is not None and checkpoint.load(former, weights=None)["global_step"] >= trainer.max_steps:
         if trainer.is_global_zero:
             say(f"all {trainer.max_steps} steps are done; another --run.folder starts a new run\n{end_report(run)}")
         return

@@ -16,7 +16,6 @@ from pathlib import Path
 from arl_lightning.data.stream.cache import Cache
 from arl_lightning.data.stream.epoch import EpochPlan, Layout
 from arl_lightning.data.wording import human_size
-from arl_lightning.distributed.strategies import build_strategy
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.allocation import Allocation, Ranks, asked_for, refuse_other_job
 from arl_lightning.pretraining.checkpoint import describe, load, refuse_other_networks
@@ -24,7 +23,7 @@ from arl_lightning.pretraining.command import checkpoint_to_resume
 from arl_lightning.pretraining.preflight_data import Needs, loading_needs, refuse_starving
 from arl_lightning.pretraining.preflight_disk import checkpoint_bytes, checkpoints_at_once, present_bytes
 from arl_lightning.pretraining.recipe import PretrainCLI, build_cli, check_recipe
-from arl_lightning.pretraining.trainer import REFUSED_CLASSES
+from arl_lightning.pretraining.trainer import chosen_strategy
 from arl_lightning.training.quiet import silence_lightning
 
 USAGE = """\
@@ -67,8 +66,8 @@ def preflight(arguments: Sequence[str], say: Callable[[str], None] = print) -> N
     own = Allocation.found(os.environ, told.cores, told.memory)
     cli = build_cli(words, with_trainer=False)
     check_recipe(cli)
-    _check_strategy(cli)
     trainer = cli.config["trainer"]
+    chosen_strategy(cli.config_init["trainer"]["strategy"], cli.distributed, trainer["num_nodes"])
     size = checkpoint_bytes(cli.model, str(trainer["precision"]))
     _line(say, "recipe", _recipe(cli))
     ranks = asked_for(trainer["accelerator"], trainer["devices"], trainer["num_nodes"], own.gpus)
@@ -111,15 +110,6 @@ def _recipe(cli: PretrainCLI) -> str:
         f"{encoder.name} at {encoder.image_size} px, {trainer['max_steps']:,} steps, strategy {trainer['strategy']},"
         f" precision {trainer['precision'] or '32-true'}"
     )
-
-
-def _check_strategy(cli: PretrainCLI) -> None:
-    """Refuse by name, or by class, what the trainer would refuse."""
-    trainer = cli.config_init["trainer"]
-    given = trainer["strategy"]
-    name = given if isinstance(given, str) else REFUSED_CLASSES.get(type(given))
-    if name is not None:
-        build_strategy(name, cli.distributed, trainer["num_nodes"])
 
 
 def _check_shards(cli: PretrainCLI, ranks: Ranks, own: Allocation, told: Told, say: Callable[[str], None]) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.distributed.options import Distributed
+from arl_lightning.distributed.strategies import FSDP2, HSDP
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.arl import ARL
 from arl_lightning.pretraining.build import build_encoder, check_masking
@@ -163,6 +164,10 @@ def check_recipe(cli: PretrainCLI) -> None:
     precision = str(trainer["precision"])
     if SHORT_PRECISIONS.get(precision, precision) not in PRECISIONS:
         raise UserError(f"trainer.precision: {precision} is not supported; use one of {', '.join(PRECISIONS)}")
+    if trainer["strategy"] in (FSDP2, HSDP) and SHORT_PRECISIONS.get(precision, precision) == "64-true":
+        raise UserError(f"trainer.precision: 64-true does not go with trainer.strategy {trainer['strategy']}; use ddp")
+    if cli.distributed.cpu_offload and trainer["accelerator"] == "cpu":
+        raise UserError("distributed.cpu_offload: only with GPUs; set it to false")
     with torch.device("meta"):
         encoder = build_encoder(model.encoder_options, model.vocabulary.num_anatomies)
     if model.masks:

@@ -34,14 +34,19 @@ def trainer_arguments(run: Run, distributed: Distributed, given: dict[str, Any])
         UserError: If the strategy cannot be used, or the ranks could not meet.
     """
     return {
-        "strategy": _strategy(given["strategy"], distributed, given["num_nodes"]),
+        "strategy": chosen_strategy(given["strategy"], distributed, given["num_nodes"]),
         "callbacks": _callbacks(run, distributed, _listed(given["callbacks"])),
         "plugins": [*_listed(given["plugins"]), *cluster_environment(), AtomicCheckpointIO()],
         "logger": TensorBoardLogger(run.path, name="", version="tensorboard"),
     }
 
 
-def _strategy(given: Any, distributed: Distributed, num_nodes: int) -> Any:
+def chosen_strategy(given: Any, distributed: Distributed, num_nodes: int) -> Any:
+    """Return the strategy that a recipe names, or has given as a class.
+
+    Raises:
+        UserError: If it cannot be used.
+    """
     name = given if isinstance(given, str) else REFUSED_CLASSES.get(type(given))
     return given if name is None else build_strategy(name, distributed, num_nodes)
 
