@@ -19,8 +19,8 @@ import torch
 from slurm_jobs import TINY, Job, Submitter, call
 
 NUM_SIGNALS = 20 if os.environ.get("FULL") else 3
-NUM_STEPS = 18 + 2 * NUM_SIGNALS  # each start takes a step or two before it stops
-BRAKED_SECONDS = 4.0  # a step takes
+NUM_STEPS = 24 + 2 * NUM_SIGNALS  # each start takes a step or two before it stops
+BRAKED_SECONDS = 3.0  # a step takes
 SHARDS_A_STEP = 2  # of each rank: batches of 4 from shards of 2
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
 
@@ -106,10 +106,11 @@ def test_two_nodes_of_two_ranks_train_and_finish(submit, shared, corpus):
 
 def test_a_run_that_its_time_limit_stops_ends_as_if_it_had_not(submit, shared, brake, uninterrupted):
     folder = shared / "limited"
-    job = submit("pretrain_64gpu.sh", *TWO_NODES, "--time=60", "--signal=USR1@20", words=words(folder, brake.shards))
+    job = submit("pretrain_64gpu.sh", *TWO_NODES, "--time=60", "--signal=USR1@40", words=words(folder, brake.shards))
     job.wait_until(steps_are_taken(job, 1), "first step")
-    # In whole minutes, so within one; Slurm looks at limits each half minute, and signals 20 s ahead or more.
-    call("scontrol", "update", f"JobId={job.number}", f"TimeLimit={int(seconds_run(job)) // 60 + 1}")
+    # Limits are whole minutes, and looked at each half minute: the signal needs one such look before the limit.
+    limit = int(seconds_run(job) + 35) // 60 + 1
+    call("scontrol", "update", f"JobId={job.number}", f"TimeLimit={limit}")
     job.wait_until(lambda: job.restarts == 1, "restart", 150)
     call("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     brake.release()
@@ -183,7 +184,7 @@ def test_a_run_whose_node_is_switched_off_ends_as_if_it_had_not(submit, shared, 
     cluster = os.environ["SLURM_CLUSTER"]
     call(cluster, "kill-node", node)
     try:
-        job.wait_until(lambda: job.restarts == 1, "restart", 120)
+        job.wait_until(lambda: job.restarts > 0, "restart", 120)
     finally:
         subprocess.run([cluster, "start-node", node], check=True, capture_output=True)
     brake.release()
