@@ -10,10 +10,10 @@ from arl_lightning.distributed.strategies import build_strategy
 from arl_lightning.errors import UserError
 
 
-def test_ddp_gets_the_timeout_and_the_backend():
+def test_ddp_gets_the_backend_and_a_timeout_behind_the_watchdogs():
     strategy = build_strategy("ddp", Distributed(timeout_seconds=30, backend="gloo"))
     assert isinstance(strategy, DDPStrategy)
-    assert (strategy._timeout, strategy.process_group_backend) == (timedelta(seconds=30), "gloo")
+    assert (strategy._timeout, strategy.process_group_backend) == (timedelta(seconds=120), "gloo")
     assert strategy._ddp_kwargs == {"gradient_as_bucket_view": True}  # no find_unused_parameters, no static_graph
 
 

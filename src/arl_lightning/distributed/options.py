@@ -15,7 +15,8 @@ class Distributed:
             keeps them, for more memory and less communication (fsdp2 and hsdp).
         ordered_sum: Sum gradients in the order of the ranks, so that the bits do not depend on how they are packed
             (ddp); null: on CPUs.
-        timeout_seconds: How long one exchange may wait for the slowest rank.
+        timeout_seconds: How long a step, a batch of validation or the wait for data may take on any rank, until the run
+            ends and says whom it waits for; three times as long for the first step and for saving.
         backend: torch's process group backend; null: nccl on GPUs, gloo on CPUs.
     """
 

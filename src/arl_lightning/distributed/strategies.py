@@ -11,6 +11,7 @@ from arl_lightning.errors import UserError
 DDP, FSDP2, HSDP = "ddp", "fsdp2", "hsdp"
 SINGLE_DEVICE = ("auto", "single_device")  # left to Lightning
 STRATEGIES = ("auto", DDP, FSDP2, HSDP)
+BACKEND_PATIENCE = 4  # times the watchdog's limit, which is the first to speak: it knows who is missing
 REFUSED = {
     "fsdp": "does not synchronise gradients of a loss built of several networks' calls (Lightning issues 19626, 19685)",
     "deepspeed": "takes one network and one loss",
@@ -33,7 +34,7 @@ def build_strategy(name: str, options: Distributed, num_nodes: int = 1) -> Strat
         return name
     if name not in STRATEGIES:
         raise UserError(f"trainer.strategy: {_why_not(name)}")
-    timeout = timedelta(seconds=options.timeout_seconds)
+    timeout = timedelta(seconds=BACKEND_PATIENCE * options.timeout_seconds)
     if name == DDP:
         if options.cpu_offload:
             raise UserError("distributed.cpu_offload: needs sharded weights; set trainer.strategy to fsdp2 or hsdp")
