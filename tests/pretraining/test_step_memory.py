@@ -115,20 +115,23 @@ def test_the_cpus_own_paths_are_restored():
 
 
 @pytest.mark.parametrize(
-    ("gpu_memory", "largest"),
-    [(11.0, 64), (6.0, 37), (3.0, 7), (1.9, 0)],
-    ids=["fits", "fewer images", "much fewer", "never"],
+    ("gpu_memory", "step", "largest"),
+    [(11.0, 0.0, 64), (6.0, 0.0, 37), (3.0, 0.0, 7), (1.9, 0.0, 0), (6.0, 1.5, 36)],
+    ids=["fits", "fewer images", "much fewer", "never", "crooked"],
 )
-def test_the_batch_that_is_advised_is_the_largest_that_fits(monkeypatch, gpu_memory, largest):
-    """With 2 GiB, 0.1 more for an image, and from 48 images on 1.5 more: a line through 64 and 16 would say 32."""
+def test_the_batch_that_is_advised_fits_and_is_the_largest_of_a_straight_line(monkeypatch, gpu_memory, step, largest):
+    """With 2 GiB, 0.1 more for an image, and from 48 images on a step; 0.25 GiB are reserved."""
+    tried = []
 
     def parts(arguments, images, *_):
-        total = 2 + 0.1 * images.batch_size + 1.5 * (images.batch_size >= 48)
+        tried.append(images.batch_size)
+        total = 2 + 0.1 * images.batch_size + step * (images.batch_size >= 48)
         return dict.fromkeys(LABELS, 0) | {"activations": int(total * GIB)}
 
     monkeypatch.setattr(memory_module, "step_memory", parts)
-    report = memory(gpus=1, batch_size=64, checkpoint_gradients=False, gpu_memory=gpu_memory, reserve=0.25)
-    assert report.tables[False][0].largest_batch == largest
+    report = memory(gpus=8, batch_size=64, checkpoint_gradients=False, gpu_memory=gpu_memory, reserve=0.25)
+    assert [column.largest_batch for column in report.tables[False]] == [largest] * 2
+    assert len(tried) <= 12
 
 
 def test_the_report_says_what_fits():

@@ -1,7 +1,7 @@
 """`arl bench memory`: whether a training step fits on a GPU, computed without one."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,7 @@ class _Question:
     images: Images
     precision: str
     budget: float  # bytes
+    slopes: dict[bool, float] = field(default_factory=dict)  # bytes an image, the same under every strategy
 
     @property
     def setting(self) -> str:
@@ -91,7 +92,7 @@ class _Question:
         )
 
     def column(self, layout: Layout, recompute: bool) -> Column:
-        """Compute the peak, and the largest batch where this one does not fit."""
+        """Compute the peak, and where it is too high the batch that fits."""
         parts = self._parts(layout, recompute, self.images.batch_size)
         fitting = self.images.batch_size
         if sum(parts.values()) > self.budget:
@@ -99,17 +100,18 @@ class _Question:
         return Column(layout.strategy, parts, fitting)
 
     def _largest_batch(self, layout: Layout, recompute: bool, peak: int) -> int:
-        """Close in on it from both sides, along the line between two batches: memory grows nearly so."""
-        fits, base = 0, 0
-        too_large = self.images.batch_size
-        while too_large - fits > 1:
-            tried = max(1, too_large // 4)
-            if fits > 0:
-                slope = (peak - base) / (too_large - fits)
-                tried = min(max(fits + 1, int(fits + (self.budget - base) / slope)), too_large - 1)
+        """Follow the line through two batches; what is returned has been computed, and fits."""
+        fits, too_large = 0, self.images.batch_size
+        while too_large > 1:
+            slope = self.slopes.get(recompute)
+            tried = too_large // 4 or 1 if slope is None else int(too_large - (peak - self.budget) / slope)
+            tried = min(tried, too_large - 1)
+            if tried <= fits:  # the line says that one more is too many
+                break
             total = sum(self._parts(layout, recompute, tried).values())
+            self.slopes[recompute] = (peak - total) / (too_large - tried)
             if total <= self.budget:
-                fits, base = tried, total
+                fits = tried
             else:
                 too_large, peak = tried, total
         return fits

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,7 +21,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
-from torch.distributed.tensor import DTensor
 
 from arl_lightning.data.batch import PretrainingBatch
 from arl_lightning.distributed.fsdp2 import REPLICATE, SHARD
@@ -133,9 +133,10 @@ class _Step(ARL):
         num_patches = self.grid_size[0] * self.grid_size[1]
         recorder.whole_number = num_patches - num_hidden_patches(num_patches, self.masking.ratio) if self.masks else 0
         self.optimizer = self.configure_optimizers()
-        if layout.strategy == DDP:
-            self._keep_buckets(recorder)
-        self._name_exchanges(recorder)
+        if strategy is not None:
+            self._name_exchanges(recorder)
+        else:
+            self._name_gradients(recorder, in_buckets=layout.strategy == DDP)
 
     def step(self, batch: PretrainingBatch, half: bool) -> None:
         """Accumulate and update."""
@@ -157,23 +158,25 @@ class _Step(ARL):
         moments = [moment for state in self.optimizer.state.values() for moment in state.values()]
         recorder.mark((moment for moment in moments if isinstance(moment, Tensor)), ADAMW)
 
-    def _keep_buckets(self, recorder: Recorder) -> None:
-        """Hold the gradients where DistributedDataParallel does: in buckets that live from step to step."""
+    def _name_gradients(self, recorder: Recorder, in_buckets: bool) -> None:
+        """Tell gradients from activations; DistributedDataParallel's lie in buckets that live from step to step."""
+
+        def arrived(parameter: Tensor, bucket: Tensor | None) -> None:
+            if bucket is not None and parameter.grad is not bucket:
+                parameter.grad = bucket.copy_(cast(Tensor, parameter.grad))
+            recorder.mark([parameter.grad], GRADIENTS)
+
         for parameter in self.parameters():
             if parameter.requires_grad:
-                bucket = torch.empty_like(parameter)
+                bucket = torch.empty_like(parameter) if in_buckets else None
                 recorder.mark([bucket], GRADIENTS)
-                parameter.register_post_accumulate_grad_hook(_into(bucket))
+                parameter.register_post_accumulate_grad_hook(partial(arrived, bucket=bucket))
 
     def _name_exchanges(self, recorder: Recorder) -> None:
         for module in self.modules():
             if isinstance(module, FSDPModule):
                 module.set_custom_all_gather(_AllGather(recorder))
                 module.set_custom_reduce_scatter(_ReduceScatter(recorder))
-            elif not any(isinstance(parameter, DTensor) for parameter in module.parameters(recurse=False)):
-                for parameter in module.parameters(recurse=False):
-                    if parameter.requires_grad:
-                        parameter.register_post_accumulate_grad_hook(lambda each: recorder.mark([each.grad], GRADIENTS))
 
     def to(self, *args: Any, **kwargs: Any) -> "_Step":
         """Stay: tensors without values are nowhere."""
@@ -218,14 +221,6 @@ def _move_from_meta(network: nn.Module) -> None:
     for name, buffer in network._buffers.items():
         if buffer is not None:
             network._buffers[name] = torch.empty_like(buffer, device="cpu")
-
-
-def _into(bucket: Tensor) -> Any:
-    def move(parameter: Tensor) -> None:
-        if parameter.grad is not bucket:
-            parameter.grad = bucket.copy_(cast(Tensor, parameter.grad))
-
-    return move
 
 
 def _batch(images: Images, module: ARL) -> PretrainingBatch:
