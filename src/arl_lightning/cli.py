@@ -64,6 +64,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("ranks",): Command(
         "data.tuning.ranks", "ranks", "say what each rank of a job is and reads, in place of training", parses=True
     ),
+    ("export",): Command("pretraining.export", "export", "write a pretrained encoder as safetensors that stand alone"),
     ("finetune",): Command("downstream.command", "finetune", "train an encoder on a task", parses=True, trains=True),
     ("probe",): Command(
         "downstream.command", "probe", "train a linear classifier on features", parses=True, trains=True
@@ -95,6 +96,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "data.tuning.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
     ),
     ("shards", "bench"): Command("data.tuning.bench", "bench", "time the stream, name the best workers and prefetch"),
+    ("bench", "memory"): Command("pretraining.memory", "memory", "work out a training step's memory for each strategy"),
     ("bench", "model"): Command("models.bench", "bench", "count and time A-ViT beside the plain ViT"),
 }
 
