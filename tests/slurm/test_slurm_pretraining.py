@@ -183,11 +183,12 @@ def test_a_run_whose_node_is_switched_off_ends_as_if_it_had_not(submit, shared, 
     node = call("scontrol", "show", "hostnames", job.told()["NodeList"]).split()[1]
     cluster = os.environ["SLURM_CLUSTER"]
     call(cluster, "kill-node", node)
-    try:
+    try:  # another node takes its place; booted at once, it would be sent what its first life was too dead to hear
         job.wait_until(lambda: job.restarts > 0, "restart", 120)
+        brake.release()
+        assert job.wait() == "COMPLETED"
     finally:
         subprocess.run([cluster, "start-node", node], check=True, capture_output=True)
-    brake.release()
-    assert job.wait() == "COMPLETED"
+    assert node not in call("scontrol", "show", "hostnames", job.told()["NodeList"]).split()
     assert "resuming" in job.text
     assert_alike(folder, uninterrupted)
