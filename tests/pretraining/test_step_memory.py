@@ -97,6 +97,11 @@ def test_what_stays_is_counted_byte_for_byte(layout, shards):
         assert parts["gradients"] == trained
 
 
+def test_blocks_gathered_in_bfloat16_need_no_copies():
+    parts = {on_gpu: step_memory(GROUPS, IMAGES, Layout("fsdp2", 16, 8), on_gpu=on_gpu) for on_gpu in (False, True)}
+    assert parts[True]["half weights"] < parts[False]["half weights"]
+
+
 def test_activations_grow_with_the_batch_beyond_this_machine_and_shrink_when_recomputed():
     images = dataclasses.replace(IMAGES, batch_size=1_000_000)
     small, large = (step_memory(GROUPS, each, Layout())["activations"] for each in (IMAGES, images))

@@ -86,14 +86,14 @@ def step_memory(
         layout: Ranks and strategy.
         precision: 32-true or bf16-mixed.
         on_gpu: Follow what only GPUs do: tables of deformable sampling built at once, layer norms kept in float32 by
-            autocast, AdamW over all weights at once.
+            autocast, blocks gathered in bfloat16, AdamW over all weights at once.
     """
     with torch.device("meta"):
         module = _Step(**{**arguments, "batch_size": images.batch_size})
         module.configure_model()
     recorder = Recorder(truth=True)  # every step is finite
     with ExitStack() as stack:
-        strategy = stack.enter_context(_ranks(layout))
+        strategy = stack.enter_context(_ranks(layout, on_gpu))
         if on_gpu:
             stack.enter_context(_as_on_a_gpu())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -239,21 +239,21 @@ def _batch(images: Images, module: ARL) -> PretrainingBatch:
 
 
 @contextmanager
-def _ranks(layout: Layout) -> Iterator[Any]:
+def _ranks(layout: Layout, on_gpu: bool) -> Iterator[Any]:
     """Be the first of many ranks, whose exchanges do nothing; gives the strategy."""
     if layout.strategy not in (DDP, FSDP2, HSDP):
         yield None
         return
     dist.init_process_group("fake", rank=0, world_size=layout.ranks, store=FakeStore())
     try:
-        yield None if layout.strategy == DDP else _sharding(layout)
+        yield None if layout.strategy == DDP else _sharding(layout, on_gpu)
     finally:
         dist.destroy_process_group()
 
 
-def _sharding(layout: Layout) -> Any:
+def _sharding(layout: Layout, on_gpu: bool) -> Any:
     strategy: Any = build_strategy(layout.strategy, Distributed(backend="fake"), layout.replicas)
-    strategy.parallel_devices = [torch.device("cpu")]
+    strategy.parallel_devices = [torch.device("cuda" if on_gpu else "cpu")]  # blocks are gathered in bfloat16 on GPUs
     if layout.replicas == 1:
         mesh = init_device_mesh("cpu", (layout.ranks,), mesh_dim_names=(SHARD,))
     else:
