@@ -8,7 +8,7 @@ from arl_lightning.pretraining.recipe import build_cli
 from arl_lightning.pretraining.schedules import scaled_learning_rate
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes/pretrain").glob("*.yaml"))
-RANKS = {"avit_base_8gpu": 8, "avit_base_64gpu": 64}
+RANKS = {"avit_base_8gpu": 8, "avit_base_64gpu": 64, "avit_huge_64gpu": 64}
 # Any machine can build what a recipe describes; the hardware that it asks for may be elsewhere.
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 
@@ -23,11 +23,12 @@ def built(recipe: Path, tmp_path: Path):
     return build_cli(["--config", str(recipe), f"--run.folder={tmp_path}", *HERE])
 
 
-def test_all_five_recipes_are_there():
+def test_all_recipes_are_there():
     assert [path.stem for path in RECIPES] == [
         "avit_base_1gpu",
         "avit_base_64gpu",
         "avit_base_8gpu",
+        "avit_huge_64gpu",
         "avit_tiny_cpu",
         "smoke",
     ]
