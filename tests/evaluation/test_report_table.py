@@ -153,6 +153,47 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
     )
 
 
+ODD = [
+    *(
+        ("fraction", None),
+        ("fraction", "x"),
+        ("split_hash", {}),
+        ("split_hash", None),
+        ("n", None),
+        ("n", {"train": "x"}),
+    ),
+    *(("seed", "x"), ("seed", {}), ("fold", "x"), ("metrics", None), ("task", 1), ("kind", "x"), ("protocol", None)),
+    *(("checkpoint", None), ("checkpoint", {}), ("checkpoint", {"spec": "a", "sha256": 1}), ("recipe", [])),
+    ("recipe", {"folds": "x"}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), ODD)
+def test_an_odd_value_leaves_out_its_training_alone(tmp_path, key, value):
+    leave_seeds(tmp_path)
+    path = leave(tmp_path / "odd", [four_images(SCORES[0])], seed=7, recipe=recipe()) / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    found = gathered([tmp_path], 20)
+    assert [row.share["seeds"] for row in found.rows] == [[0, 1]]
+    assert found.faults == (f"{path}: {key} {json.dumps(value)} is not what a run leaves; run it again",)
+
+
+def test_a_row_of_several_folders_lies_in_what_they_share(tmp_path, monkeypatch):
+    leave_seeds(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a/seed_1").rename(tmp_path / "b/seed_1")
+    monkeypatch.chdir(tmp_path)
+    for given, folder in (
+        (["a", "b"], "."),
+        (["../" + tmp_path.name], "."),
+        (["a", str(tmp_path / "b")], str(tmp_path)),
+        ([str(tmp_path)], str(tmp_path)),
+    ):
+        assert [str(row.folder) for row in gathered(list(map(Path, given)), 20).rows] == [folder]
+    monkeypatch.chdir(tmp_path / "a")
+    assert [str(row.folder) for row in gathered([Path("seed_0"), Path("../b")], 20).rows] == [".."]
+
+
 def test_nothing_left_is_refused_with_all_reasons(tmp_path):
     leave(tmp_path / "cut", [four_images(SCORES[0])])
     (tmp_path / "cut/results.json").write_text("")

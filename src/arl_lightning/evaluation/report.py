@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,8 +214,8 @@ def _told(settings: Sequence[Setting]) -> tuple[dict[Setting, dict[str, str]], l
 
 
 def _common_folder(members: Sequence[Member]) -> Path:
-    first, *others = [each.folder for each in members]
-    return next(folder for folder in (first, *first.parents) if all(each.is_relative_to(folder) for each in others))
+    common = os.path.commonpath([os.path.normpath(each.folder.absolute()) for each in members])
+    return Path(common if any(each.folder.is_absolute() for each in members) else os.path.relpath(common))
 
 
 def _sha256(row: Row) -> str | None:

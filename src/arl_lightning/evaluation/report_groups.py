@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 
@@ -21,6 +23,21 @@ RECIPE = "recipe.yaml"
 TRIALS = ("share_", "seed_", "fold_")  # how the folders of single trainings begin
 PHANTOM = "phantom"
 ABSENT = "-"  # in place of the value of a key that a recipe lacks
+
+# What a report takes from `results.json`: trainings are sorted and grouped by it.
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "task": str,
+    "kind": str,
+    "protocol": str,
+    "split_hash": str,
+    "fraction": (int, float),
+    "seed": (int, NoneType),
+    "fold": (int, NoneType),
+    "checkpoint": dict,
+    "recipe": dict,
+    "n": dict,
+    "metrics": dict,
+}
 
 # Keys that say where a run lay and how fast it was, and those that rows have a column for.
 UNTOLD = (
@@ -144,12 +161,27 @@ def run_folder(member: Member) -> Path:
 
 def _read(place: Path) -> Member:
     member = Member(place, read_results(place))
-    try:
-        setting(member)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{place / FILE}: is not a run's results; run it again") from error
+    _refuse_odd(member.results, place / FILE)
     load(member)
     return member
+
+
+def _refuse_odd(results: Mapping[str, Any], path: Path) -> None:
+    """Let one damaged file be a line in the report, not its end."""
+    checkpoint, recipe = results["checkpoint"], results["recipe"]
+    odd = [name for name, kinds in TYPES.items() if not isinstance(results[name], kinds)]
+    if not odd:
+        folds, sha256 = recipe.get("folds"), checkpoint.get("sha256")
+        told = {
+            "kind": results["kind"] in get_args(Kind),
+            "checkpoint": "spec" in checkpoint and isinstance(sha256, str | None),
+            "recipe": isinstance(folds, int | None),
+            "n": all(isinstance(each, int) for each in results["n"].values()),
+        }
+        odd = [name for name, right in told.items() if not right]
+    if odd:
+        said = shorten(json.dumps(results[odd[0]]), 40)
+        raise UserError(f"{path}: {odd[0]} {said} is not what a run leaves; run it again")
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
