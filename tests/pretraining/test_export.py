@@ -1,4 +1,6 @@
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -49,10 +51,27 @@ def test_an_export_says_where_it_is_from(run, tmp_path):
     assert recipe["optimization"]["base_lr"] == module.optimization.base_lr
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_an_export_is_readable_to_whom_the_umask_lets(run, tmp_path, umask, mode):
+    out = tmp_path / "encoder.safetensors"
+    out.with_name(out.name + ".tmp").touch(0o600)  # a killed export's
+    former = os.umask(umask)
+    try:
+        export(run[0].last, out)
+    finally:
+        os.umask(former)
+    assert stat.S_IMODE(out.stat().st_mode) == mode
+
+
 def test_what_cannot_be_exported_is_named(run, tmp_path):
     saving, _ = run
     with pytest.raises(UserError, match=r"--out \S*encoder.pt: must end with .safetensors"):
         export(saving.last, tmp_path / "encoder.pt")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UserError, match=r"--out \S*file/y.safetensors: \S*file cannot be made \(File exists\); choose another folder"
+    ):
+        export(saving.last, tmp_path / "file/y.safetensors")
     with pytest.raises(UserError, match=r"run: is a folder; give its file \S*run/checkpoints/last.ckpt"):
         export(tmp_path / "run", tmp_path / "encoder.safetensors")
     (tmp_path / "taken.safetensors").mkdir()

@@ -1,6 +1,7 @@
 """Reads and writes encoders: from a checkpoint of `arl pretrain`, and from safetensors that stand alone."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from arl_lightning.distributed.saving import sync_folder
 from arl_lightning.distributed.sharded_checkpoint import WEIGHTS, FolderSource, is_folder, join, read_file
 from arl_lightning.errors import UserError
 from arl_lightning.models.encoder import AViT, Conditioning
@@ -150,8 +152,15 @@ def write_encoder(path: Path, encoder: AViT, spec: EncoderSpec, notes: dict[str,
     state = {name: value.detach().contiguous().cpu() for name, value in encoder.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors leave 0600
         save_file(state, temporary, {**(notes or {}), METADATA_KEY: json.dumps(asdict(spec))})
+        temporary.chmod(mode)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error})") from error

@@ -25,6 +25,7 @@ def export(checkpoint: Path, out: Path, network: Network = "teacher") -> str:
     """
     if out.suffix != SUFFIX:
         raise UserError(f"--out {out}: must end with {SUFFIX}")
+    _make_folder(out)
     encoder, spec = encoder_of_checkpoint(checkpoint, network)
     described = load(checkpoint, weights=None)
     notes = {
@@ -34,6 +35,14 @@ def export(checkpoint: Path, out: Path, network: Network = "teacher") -> str:
         "vocabulary": json.dumps(described["arl"]["recipe"]["anatomies"]),
         "recipe": json.dumps(described["arl"]["recipe"]),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_encoder(out, encoder, spec, notes)
     return f"{out}: {network}'s encoder {spec.name} of step {notes['step']}, {out.stat().st_size / 1e6:.1f} MB"
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: {out.parent} cannot be made ({error.strerror}); choose another folder"
+        ) from error
