@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import arl_lightning.models  # noqa: F401 (registers A-ViT with timm)
 from arl_lightning.data.anatomy import ANATOMIES, AnatomyVocabulary
+from arl_lightning.distributed.sharded_checkpoint import META, SHARDS
 from arl_lightning.downstream.adapters import EMBEDDING, adapted
 from arl_lightning.downstream.options import Encoder, Pooling
 from arl_lightning.downstream.timm_models import create
@@ -267,9 +268,10 @@ def _refuse_other_channels(options: Encoder, in_chans: int, path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file's bytes; of a folder that sharded ranks wrote, its files' names and hashes."""
+    """Hash a file's bytes; of a folder that sharded ranks wrote, the names and hashes of what they wrote."""
     if path.is_dir():
-        parts = [f"{file.name} {file_sha256(file)}\n" for file in sorted(path.iterdir())]
+        files = sorted([path / META, path / SHARDS, *path.glob("*.distcp")])  # not .DS_Store, or .nfs* of a file in use
+        parts = [f"{file.name} {file_sha256(file)}\n" for file in files]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
