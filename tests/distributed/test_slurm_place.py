@@ -88,9 +88,10 @@ def test_a_step_on_some_of_the_nodes_meets_at_its_own_first(step):
     assert slurm.place().main_address == "node4"
 
 
-def test_localhost_is_refused_on_two_nodes_and_serves_on_one(step):
-    step(MASTER_ADDR="localhost")
-    with pytest.raises(UserError, match=r"MASTER_ADDR: localhost .* unset"):
+@pytest.mark.parametrize("address", ["localhost", "127.0.1.1", "::1"])
+def test_localhost_is_refused_on_two_nodes_and_serves_on_one(step, address):
+    step(MASTER_ADDR=address)
+    with pytest.raises(UserError, match=rf"MASTER_ADDR: {address} .* unset"):
         slurm.place()
     step(MASTER_ADDR="127.0.0.1", SLURM_STEP_NUM_NODES="1")
     assert slurm.place().main_address == "127.0.0.1"

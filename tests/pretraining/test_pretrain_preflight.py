@@ -13,7 +13,9 @@ from tiny_arl import tiny_arl
 from tiny_shards import write_shards
 
 from arl_lightning.cli import main
+from arl_lightning.data.wording import human_size
 from arl_lightning.errors import UserError
+from arl_lightning.pretraining import allocation, preflight_disk
 from arl_lightning.pretraining import preflight as module
 from arl_lightning.pretraining.allocation import Allocation, Ranks, asked_for
 from arl_lightning.pretraining.command import pretrain
@@ -53,8 +55,9 @@ BATCH_SCRIPT = {
 @pytest.fixture(autouse=True)
 def _no_job(monkeypatch):
     """Leave aside a job that these tests themselves may run in."""
-    for name in [*BATCH_SCRIPT, "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_CPU", "MASTER_ADDR"]:
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "MASTER_ADDR", "CUDA_VISIBLE_DEVICES")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -139,8 +142,8 @@ def test_a_refusal_ends_with_status_2_and_one_line(check, monkeypatch, capsys, t
         (
             ["--trainer.num_nodes=2"],
             {"MASTER_ADDR": "localhost"},
-            "MASTER_ADDR=localhost: each of 2 nodes would wait for itself; unset it, as Slurm's list of nodes says"
-            " where ranks meet",
+            "MASTER_ADDR: localhost is another machine on each of 2 nodes, and all would wait for ever; unset it,"
+            " Slurm's first node is taken",
         ),
         (
             ["--trainer.num_nodes=3", "--trainer.devices=2"],
@@ -153,6 +156,31 @@ def test_a_refusal_ends_with_status_2_and_one_line(check, monkeypatch, capsys, t
             "trainer.devices 8: this node has 4 GPUs (SLURM_GPUS_ON_NODE); use --trainer.devices 4, or sbatch"
             " --gpus-per-node 8",
         ),
+        (
+            ["--trainer.num_nodes=2", "--trainer.devices=2", "--trainer.accelerator=cuda"],
+            BATCH_SCRIPT,
+            "trainer.accelerator cuda: job 4711 was given no GPUs; use sbatch --gpus-per-node 2, or set"
+            " CUDA_VISIBLE_DEVICES where Slurm does not hand them out",
+        ),
+        (
+            ["--trainer.devices=2", "--trainer.accelerator=cuda"],
+            {"CUDA_VISIBLE_DEVICES": "1"},
+            "trainer.devices 2: this node has 1 GPUs (CUDA_VISIBLE_DEVICES); use --trainer.devices 1, or sbatch"
+            " --gpus-per-node 2",
+        ),
+        (
+            ["--trainer.num_nodes=2", "--trainer.devices=2"],
+            {**BATCH_SCRIPT, "SLURM_NTASKS_PER_NODE": ""},
+            "trainer.devices 2: job 4711 does not say how many tasks a node has (SLURM_NTASKS_PER_NODE); use sbatch"
+            " --ntasks-per-node 2",
+        ),
+        (
+            ["--trainer.num_nodes=2", "--trainer.devices=3"],
+            {**BATCH_SCRIPT, "SLURM_JOB_NAME": "interactive"},
+            "trainer.devices 3: job 4711 has 2 tasks a node, one for each rank; use --trainer.devices 2, or sbatch"
+            " --ntasks-per-node 3",
+        ),
+        (["--trainer.devices=abc"], {}, "trainer.devices abc: must be the number of processes on CPUs"),
         (
             ["--data.num_workers=4", "--trainer.devices=2"],
             {},
@@ -180,7 +208,7 @@ def test_a_refusal_ends_with_status_2_and_one_line(check, monkeypatch, capsys, t
         ),
         (["--trainer.strategy=lightning.pytorch.strategies.FSDPStrategy"], {}, None),
         (
-            ["--distributed.cpu_offload=true", "--trainer.strategy=ddp"],
+            ["--distributed.cpu_offload=true", "--trainer.strategy=ddp", "--trainer.accelerator=cuda"],
             {},
             "distributed.cpu_offload: needs sharded weights; set trainer.strategy to fsdp2 or hsdp",
         ),
@@ -196,6 +224,52 @@ def test_what_the_recipe_and_the_job_do_not_agree_on_is_refused(check, monkeypat
         assert key in said
     else:
         assert said == line
+
+
+def test_ranks_that_srun_does_not_start_are_told_and_pass(check, monkeypatch):
+    words = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    job = {name: BATCH_SCRIPT[name] for name in ("SLURM_JOB_ID", "SLURM_CPUS_ON_NODE")} | {"SLURM_NNODES": "1"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    said = check(*words)["ranks"]
+    assert said == (
+        "1 node x 2 on CPUs = 2; srun would start 1 task a node: start them by torchrun, or on one node by"
+        " `arl pretrain` without srun"
+    )
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert check(*words)["ranks"] == said
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "1")
+    assert check(*words)["ranks"] == said
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    assert check(*words)["ranks"] == "1 node x 2 on CPUs = 2"
+
+
+def test_gpus_that_are_not_known_are_said_to_be(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(allocation, "DRIVER", tmp_path / "none")
+    gpu = ["--trainer.accelerator=cuda", "--trainer.devices=1"]
+    assert check(*gpu)["GPUs"] == "not known here, not judged"
+    assert "GPUs" not in check()
+    for number in range(2):
+        (tmp_path / f"driver/{number}").mkdir(parents=True)
+    monkeypatch.setattr(allocation, "DRIVER", tmp_path / "driver")
+    said = check(*gpu)
+    assert "GPUs" not in said
+    assert said["here"].endswith(", 2 GPUs")
+
+
+def test_a_cache_is_judged_and_not_made(check, shards, monkeypatch, tmp_path):
+    cache = tmp_path / "scratch/cache"
+    words = [f"--data.cache_folder={cache}"]
+    monkeypatch.setattr(preflight_disk.shutil, "disk_usage", lambda _: Usage(9e9, 4e9, 5_000_000_000))
+    files = sorted(shards.glob("*.tar"))
+    needed = human_size(sum(file.stat().st_size for file in files))
+    assert check(*words)["cache"] == f"{cache}: {needed} still to be copied, 5.0 GB are free"
+    assert not cache.parent.exists()
+    monkeypatch.setattr(preflight_disk.shutil, "disk_usage", lambda _: Usage(1e4, 1e4, 10_000))
+    assert refused(check, *words) == (
+        f"data.cache_folder {cache}: 10.0 kB are free and {needed} of shards are still to be copied; make room, choose"
+        " another folder, or leave the option out"
+    )
 
 
 def test_memory_that_batches_do_not_fit_is_refused_with_what_would(check):
@@ -329,6 +403,8 @@ def test_checkpoints_that_are_kept_and_one_in_the_making_are_counted():
         ("cuda", "2", 8, 2),
         ("cuda", "0,3,5", 8, 3),
         ("cuda", [1, 2], 8, 2),
+        ("cuda", [2], 8, 1),
+        ("cuda", "2,", 8, 1),
     ],
 )
 def test_devices_are_counted_as_lightning_does(accelerator, devices, gpus, count):
@@ -343,13 +419,43 @@ def test_devices_that_cannot_be_counted_are_refused():
         asked_for("cuda", "auto", 1, 0)
 
 
+@pytest.mark.parametrize("devices", ["abc", "-2", -2, "0,x", [], ["a"], "1,1", [0, 0], "2.0", ","])
+def test_devices_that_lightning_does_not_take_are_refused(devices):
+    with pytest.raises(UserError, match=r"trainer\.devices .*: must be a number, a list of different GPUs"):
+        asked_for("cuda", devices, 1, 8)
+
+
+@pytest.mark.parametrize("devices", [-1, "-1", [0, 1], "0,1", "abc"])
+def test_processes_on_cpus_are_a_number(devices):
+    with pytest.raises(UserError, match=r"trainer\.devices .*: must be the number of processes on CPUs"):
+        asked_for("cpu", devices, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "by"),
+    [
+        ({"SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_GPUS": "0,1"}, 4, "SLURM_GPUS_ON_NODE"),
+        ({"SLURM_GPUS_ON_NODE": "0"}, 0, "SLURM_GPUS_ON_NODE"),
+        ({"SLURM_GPUS_PER_NODE": "8"}, 8, "SLURM_GPUS_PER_NODE"),
+        ({"SLURM_GPUS_PER_NODE": "a100:4"}, 4, "SLURM_GPUS_PER_NODE"),
+        ({"SLURM_GPUS_PER_NODE": "a100:4,v100:2"}, 6, "SLURM_GPUS_PER_NODE"),
+        ({"SLURM_JOB_GPUS": "0,2-4"}, 4, "SLURM_JOB_GPUS"),
+        ({"SLURM_STEP_GPUS": "3"}, 1, "SLURM_STEP_GPUS"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-1f0c,MIG-22"}, 2, "CUDA_VISIBLE_DEVICES"),
+        ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, 1, "CUDA_VISIBLE_DEVICES"),  # CUDA stops at -1
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0, "CUDA_VISIBLE_DEVICES"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 0, "CUDA_VISIBLE_DEVICES"),
+        ({}, None, ""),
+    ],
+)
+def test_gpus_are_what_slurm_says_and_else_what_cuda_is_shown(environment, gpus, by):
+    found = Allocation.found(BATCH_SCRIPT | environment)
+    assert (found.gpus, found.gpus_by) == (gpus, by)
+
+
 def test_an_allocation_is_read_from_slurms_words():
     found = Allocation.found(BATCH_SCRIPT)
-    assert found == Allocation("4711", 2, 2, 8, None, pytest.approx(16000 * 1024**2 / 1e9), None)
-    without = {name: value for name, value in BATCH_SCRIPT.items() if name != "SLURM_NTASKS_PER_NODE"}
-    assert Allocation.found(without).tasks_per_node == 2  # 4 tasks on 2 nodes
-    by_core = without | {"SLURM_MEM_PER_NODE": "0", "SLURM_MEM_PER_CPU": "1000", "SLURM_GPUS_ON_NODE": "4"}
+    assert found == Allocation("4711", 2, 2, 8, None, "", pytest.approx(16000 * 1024**2 / 1e9), None)
+    by_core = BATCH_SCRIPT | {"SLURM_MEM_PER_NODE": "0", "SLURM_MEM_PER_CPU": "1000", "SLURM_GPUS_ON_NODE": "4"}
     found = Allocation.found(by_core, cores=6)
     assert (found.cores, found.gpus, found.memory_gb) == (6, 4, pytest.approx(8 * 1000 * 1024**2 / 1e9))
-    inside = Allocation.found(BATCH_SCRIPT | {"SLURM_JOB_NAME": "interactive"}, cores=3)
-    assert (inside.job, inside.nodes, inside.tasks_per_node, inside.cores) == (None, None, None, 3)

@@ -18,6 +18,7 @@ SCONTROL_SECONDS = 30.0
 TRIES = 4  # of a controller that does not answer
 FIRST_PORT = 15000
 PORT_OUTSIDE = 12910
+LOCAL_ADDRESSES = ("localhost", "127.", "::1")  # how they begin
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,21 @@ def _main_address(num_nodes: int) -> str:
     given = os.environ.get("MASTER_ADDR")
     if given is None:
         return first_host(os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1")
-    if num_nodes > 1 and (given == "localhost" or given.startswith("127.")):
-        raise UserError(
-            f"MASTER_ADDR: {given} is another machine on each of {num_nodes} nodes, and all would wait for ever; unset"
-            " it, Slurm's first node is taken"
-        )
+    refuse_local_address(given, num_nodes)
     return given
+
+
+def refuse_local_address(address: str | None, num_nodes: int) -> None:
+    """Refuse a MASTER_ADDR that is another machine on each node.
+
+    Raises:
+        UserError: If there are several.
+    """
+    if num_nodes > 1 and address is not None and address.startswith(LOCAL_ADDRESSES):
+        raise UserError(
+            f"MASTER_ADDR: {address} is another machine on each of {num_nodes} nodes, and all would wait for ever;"
+            " unset it, Slurm's first node is taken"
+        )
 
 
 def first_host(nodes: str) -> str:

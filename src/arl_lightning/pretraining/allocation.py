@@ -2,17 +2,20 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from arl_lightning.data.wording import count
+from arl_lightning.distributed.slurm import refuse_local_address
 from arl_lightning.errors import UserError
 
-LOCAL_ADDRESSES = ("localhost", "127.", "::1")  # how they begin
-INTERACTIVE = ("bash", "interactive")  # names of jobs in which Lightning leaves Slurm aside
 GPU_ACCELERATORS = ("cuda", "gpu")
+GPU_NUMBERS = ("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE")  # such as 4, or a100:4
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+GPU_LISTS = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", VISIBLE)  # such as 0,2-3
+DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,12 @@ class Allocation:
     """What one node of a job has, and how many nodes there are.
 
     Attributes:
-        job: Slurm's number; None outside of a job whose ranks `srun` starts.
+        job: Slurm's number; None outside of a job.
         nodes: Of the job, None where unknown.
-        tasks_per_node: Of the job, None where it was not said.
+        tasks_per_node: That `srun` starts, None where it was not said.
         cores: That this node lets the job use.
         gpus: Of this node, None where unknown.
+        gpus_by: What says so.
         memory_gb: That the job may use on this node, None where unknown.
         main_address: MASTER_ADDR, where the ranks meet, as somebody has set it.
     """
@@ -34,25 +38,32 @@ class Allocation:
     tasks_per_node: int | None
     cores: int
     gpus: int | None
+    gpus_by: str
     memory_gb: float | None
     main_address: str | None
 
     @classmethod
     def found(cls, environment: Mapping[str, str], cores: int | None = None, memory_gb: float | None = None) -> Self:
         """Read it from the environment of a batch script or of a shell; cores and memory may be given instead."""
-        in_job = "SLURM_JOB_ID" in environment and environment.get("SLURM_JOB_NAME") not in INTERACTIVE
-        own = environment if in_job else {}
-        nodes, tasks = _number(own, "SLURM_NNODES"), _number(own, "SLURM_NTASKS")
-        per_node = _number(own, "SLURM_NTASKS_PER_NODE")
-        if per_node is None and tasks is not None and nodes:
-            per_node = -(-tasks // nodes)
+        job = environment.get("SLURM_JOB_ID")
+        own = {} if job is None else environment
+        nodes, tasks_per_node = _number(own, "SLURM_NNODES"), _number(own, "SLURM_NTASKS_PER_NODE")
+        if (
+            job is not None
+            and tasks_per_node is None
+            and nodes in (None, 1)
+            and _number(own, "SLURM_NTASKS") in (None, 1)
+        ):
+            tasks_per_node = 1
         own_cores = _number(own, "SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0))
+        gpus, gpus_by = _gpus(environment, job is not None)
         return cls(
-            own.get("SLURM_JOB_ID"),
+            job,
             nodes,
-            per_node,
+            tasks_per_node,
             cores or own_cores,
-            _gpus(own),
+            gpus,
+            gpus_by,
             memory_gb or _memory(own, own_cores),
             environment.get("MASTER_ADDR"),
         )
@@ -105,15 +116,36 @@ def asked_for(accelerator: str, devices: Any, num_nodes: int, gpus: int | None) 
     """
     if accelerator == "auto":
         accelerator = "cuda" if gpus else "cpu"
-    number = _named(devices)
-    if number is None and accelerator not in GPU_ACCELERATORS:
-        number = 1
-    if number is None and gpus is None:
-        raise UserError(f"trainer.devices {devices}: this machine's GPUs are not known here; give their number")
-    number = gpus if number is None else number
-    if not number or num_nodes < 1:
+    number = _gpus_named(devices, gpus) if accelerator in GPU_ACCELERATORS else _processes_named(devices)
+    if number < 1 or num_nodes < 1:
         raise UserError(f"trainer.devices {devices}, trainer.num_nodes {num_nodes}: both must be at least 1")
     return Ranks(accelerator, num_nodes, number)
+
+
+def _processes_named(devices: Any) -> int:
+    text = str(devices).strip()
+    if text == "auto":
+        return 1
+    if not text.isdecimal():
+        raise UserError(f"trainer.devices {devices}: must be the number of processes on CPUs")
+    return int(text)
+
+
+def _gpus_named(devices: Any, gpus: int | None) -> int:
+    text = str(devices).strip()
+    if text in ("auto", "-1"):
+        if gpus is None:
+            raise UserError(f"trainer.devices {devices}: this machine's GPUs are not known here; give their number")
+        return gpus
+    if text.isdecimal():
+        return int(text)
+    listed = text.strip("[]()").split(",") if "," in text or not isinstance(devices, str) else []
+    numbers = [each.strip() for each in listed if each.strip()]
+    if not numbers or not all(each.isdecimal() for each in numbers) or len(set(numbers)) < len(numbers):
+        raise UserError(
+            f"trainer.devices {devices}: must be a number, a list of different GPUs such as [0, 1], or auto"
+        )
+    return len(numbers)
 
 
 def refuse_other_job(ranks: Ranks, own: Allocation) -> None:
@@ -122,40 +154,44 @@ def refuse_other_job(ranks: Ranks, own: Allocation) -> None:
     Raises:
         UserError: With the key and the number that would do.
     """
-    if ranks.nodes > 1 and (own.main_address or "").startswith(LOCAL_ADDRESSES):
-        raise UserError(
-            f"MASTER_ADDR={own.main_address}: each of {ranks.nodes} nodes would wait for itself; unset it, as Slurm's"
-            " list of nodes says where ranks meet"
-        )
+    refuse_local_address(own.main_address, ranks.nodes)
     if own.nodes is not None and own.nodes != ranks.nodes:
         raise UserError(
             f"trainer.num_nodes {ranks.nodes}: job {own.job} has {own.nodes} (SLURM_NNODES); use --trainer.num_nodes"
             f" {own.nodes}, or sbatch --nodes {ranks.nodes}"
         )
-    if own.tasks_per_node is not None and own.tasks_per_node != ranks.per_node:
+    if own.job is not None:
+        _refuse_other_tasks(ranks, own)
+    if ranks.on_gpus:
+        _refuse_fewer_gpus(ranks, own)
+
+
+def _refuse_other_tasks(ranks: Ranks, own: Allocation) -> None:
+    """One task a node is enough where `arl pretrain` or torchrun starts the ranks."""
+    if own.tasks_per_node is None:
+        raise UserError(
+            f"trainer.devices {ranks.per_node}: job {own.job} does not say how many tasks a node has"
+            f" (SLURM_NTASKS_PER_NODE); use sbatch --ntasks-per-node {ranks.per_node}"
+        )
+    if own.tasks_per_node not in (1, ranks.per_node):
         raise UserError(
             f"trainer.devices {ranks.per_node}: job {own.job} has {own.tasks_per_node} tasks a node, one for each rank;"
             f" use --trainer.devices {own.tasks_per_node}, or sbatch --ntasks-per-node {ranks.per_node}"
         )
-    if ranks.on_gpus and own.gpus is not None and own.gpus < ranks.per_node:
-        known = "SLURM_GPUS_ON_NODE" if own.job else "as the driver says"
+
+
+def _refuse_fewer_gpus(ranks: Ranks, own: Allocation) -> None:
+    if own.gpus is None and own.job is not None:
+        raise UserError(
+            f"trainer.accelerator {ranks.accelerator}: job {own.job} was given no GPUs; use sbatch --gpus-per-node"
+            f" {ranks.per_node}, or set {VISIBLE} where Slurm does not hand them out"
+        )
+    if own.gpus is not None and own.gpus < ranks.per_node:
         fewer = f"use --trainer.devices {own.gpus}" if own.gpus else "use --trainer.accelerator cpu"
         raise UserError(
-            f"trainer.devices {ranks.per_node}: this node has {own.gpus} GPUs ({known}); {fewer}, or sbatch"
+            f"trainer.devices {ranks.per_node}: this node has {own.gpus} GPUs ({own.gpus_by}); {fewer}, or sbatch"
             f" --gpus-per-node {ranks.per_node}"
         )
-
-
-def _named(devices: Any) -> int | None:
-    """Return how many devices `trainer.devices` names, None for all of them."""
-    if isinstance(devices, str):
-        text = devices.strip()
-        if text in ("auto", "-1"):
-            return None
-        return int(text) if text.isdigit() else len([each for each in text.split(",") if each.strip()])
-    if isinstance(devices, Sequence):
-        return len(devices)
-    return None if devices == -1 else int(devices)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
@@ -163,13 +199,29 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     return int(found[0]) if found else None
 
 
-def _gpus(environment: Mapping[str, str]) -> int | None:
-    """Return the node's GPUs: Slurm's number, else the driver's, None where neither tells."""
-    given = _number(environment, "SLURM_GPUS_ON_NODE")
-    if given is not None or environment:
-        return given
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else None
+def _gpus(environment: Mapping[str, str], in_job: bool) -> tuple[int | None, str]:
+    """Return the node's GPUs and what says so: Slurm, else what CUDA is shown, else the driver outside of jobs."""
+    for name in GPU_NUMBERS if in_job else ():
+        numbers = [each.rpartition(":")[2] for each in environment.get(name, "").split(",")]
+        if all(number.isdecimal() for number in numbers):
+            return sum(map(int, numbers)), name
+    for name in GPU_LISTS if in_job else (VISIBLE,):
+        if name in environment:
+            return _listed(environment[name]), name
+    if in_job or not DRIVER.is_dir():
+        return None, ""
+    return len(list(DRIVER.iterdir())), "as the driver says"
+
+
+def _listed(text: str) -> int:
+    """Count GPUs of a list: their numbers, ranges of these, or GPU-... and MIG-..."""
+    number = 0
+    for each in map(str.strip, text.split(",")):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?|(?:GPU|MIG)-.+", each)
+        if found is None:
+            break  # CUDA sees none behind what is no GPU, such as -1 or NoDevFiles
+        number += int(found[2]) - int(found[1]) + 1 if found[2] else 1
+    return number
 
 
 def _memory(environment: Mapping[str, str], cores: int) -> float | None:

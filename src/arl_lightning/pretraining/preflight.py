@@ -1,4 +1,4 @@
-"""`arl preflight`: everything about a pretraining run that can be refused before it takes its GPUs.
+"""`arl preflight`: whether a pretraining run can start and go on, as far as that can be told before it takes its GPUs.
 
 One process on one core looks at what the recipe, the shards, the run folder and the environment say. It starts no
 process group, takes no GPU and builds no trainer, so that it also runs in a batch script, before `srun`.
@@ -7,13 +7,11 @@ process group, takes no GPU and builds no trainer, so that it also runs in a bat
 import argparse
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arl_lightning.data.stream.cache import Cache
 from arl_lightning.data.stream.epoch import EpochPlan, Layout
 from arl_lightning.data.wording import human_size
 from arl_lightning.errors import UserError
@@ -21,7 +19,13 @@ from arl_lightning.pretraining.allocation import Allocation, Ranks, asked_for, r
 from arl_lightning.pretraining.checkpoint import describe, load, refuse_other_networks
 from arl_lightning.pretraining.command import checkpoint_to_resume
 from arl_lightning.pretraining.preflight_data import Needs, loading_needs, refuse_starving
-from arl_lightning.pretraining.preflight_disk import checkpoint_bytes, checkpoints_at_once, present_bytes
+from arl_lightning.pretraining.preflight_disk import (
+    checkpoint_bytes,
+    checkpoints_at_once,
+    free_bytes,
+    present_bytes,
+    refuse_full_cache,
+)
 from arl_lightning.pretraining.recipe import PretrainCLI, build_cli, check_recipe
 from arl_lightning.pretraining.trainer import chosen_strategy
 from arl_lightning.training.quiet import silence_lightning
@@ -50,7 +54,7 @@ class Told:
 
 
 def preflight(arguments: Sequence[str], say: Callable[[str], None] = print) -> None:
-    """Look at everything that a run depends on, a line a check, and end with a verdict.
+    """Look at what a run depends on, a line a check, and end with a verdict.
 
     Args:
         arguments: Those of the command line.
@@ -72,8 +76,10 @@ def preflight(arguments: Sequence[str], say: Callable[[str], None] = print) -> N
     _line(say, "recipe", _recipe(cli))
     ranks = asked_for(trainer["accelerator"], trainer["devices"], trainer["num_nodes"], own.gpus)
     refuse_other_job(ranks, own)
-    _line(say, "ranks", str(ranks))
+    _line(say, "ranks", f"{ranks}{_started_otherwise(ranks, own)}")
     _line(say, "here", str(own))
+    if ranks.on_gpus and own.gpus is None:
+        _line(say, "GPUs", "not known here, not judged")
     _check_shards(cli, ranks, own, told, say)
     done = _check_checkpoint(cli, say)
     if done >= trainer["max_steps"]:
@@ -112,6 +118,12 @@ def _recipe(cli: PretrainCLI) -> str:
     )
 
 
+def _started_otherwise(ranks: Ranks, own: Allocation) -> str:
+    if own.tasks_per_node != 1 or ranks.per_node == 1:
+        return ""
+    return "; srun would start 1 task a node: start them by torchrun, or on one node by `arl pretrain` without srun"
+
+
 def _check_shards(cli: PretrainCLI, ranks: Ranks, own: Allocation, told: Told, say: Callable[[str], None]) -> None:
     data, corpus = cli.datamodule, cli.datamodule.corpus
     try:
@@ -129,16 +141,20 @@ def _check_shards(cli: PretrainCLI, ranks: Ranks, own: Allocation, told: Told, s
         plan = EpochPlan(data.val_corpus.shards, 0, Layout(data.batch_size, ranks.world_size, 0, data.open_shards))
         used = min(data.num_val_batches, plan.whole)
         _line(say, "held out", f"{data.val_corpus.num_samples:,} images, of which each rank uses {used} batches")
-    if data.cache_folder is not None:
-        Cache(data.cache_folder).prepare(corpus.shards + (data.val_corpus.shards if data.val_corpus else ()))
-        _line(say, "cache", f"{data.cache_folder} has room on this node")
+    if data.cache_folder is not None and _runs_here(ranks, own):
+        shards = corpus.shards + (data.val_corpus.shards if data.val_corpus else ())
+        _line(say, "cache", refuse_full_cache(data.cache_folder, shards))
     _line(say, "feeding", refuse_starving(data, ranks, own.cores, told.images_per_second_per_gpu))
+
+
+def _runs_here(ranks: Ranks, own: Allocation) -> bool:
+    """Whether this is a node of the run, not one that people log in to."""
+    return own.job is not None or ranks.nodes == 1
 
 
 def _check_shared_memory(needs: Needs, ranks: Ranks, own: Allocation) -> None:
     """Workers hand batches over in /dev/shm; where it is full they die of a bus error."""
-    here = own.job is not None or ranks.nodes == 1
-    if not here or not SHARED_MEMORY.is_dir():
+    if not _runs_here(ranks, own) or not SHARED_MEMORY.is_dir():
         return
     free = shutil.disk_usage(SHARED_MEMORY).free
     if needs.memory.shared > free:
@@ -171,14 +187,7 @@ def _check_checkpoint(cli: PretrainCLI, say: Callable[[str], None]) -> int:
 def _check_disk(cli: PretrainCLI, size: int, say: Callable[[str], None]) -> None:
     """See that the run folder can be written and holds the checkpoints that are there at one time."""
     run, max_steps = cli.run, cli.config["trainer"]["max_steps"]
-    folder = next(each for each in (run.path.absolute(), *run.path.absolute().parents) if each.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise UserError(
-            f"run.folder {run.folder}: {folder} cannot be written ({error.strerror}); choose another --run.folder"
-        ) from error
+    free = free_bytes(run.path, "run.folder")
     number = checkpoints_at_once(run.keep, run.checkpoint_every_n_steps, max_steps)
     needed = max(number * size - present_bytes(run.checkpoints), size)
     said = f"checkpoints of {human_size(size)}, {number} at one time: {human_size(needed)} more"
