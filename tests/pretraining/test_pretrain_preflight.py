@@ -172,7 +172,7 @@ def test_a_refusal_ends_with_status_2_and_one_line(check, monkeypatch, capsys, t
             ["--trainer.num_nodes=2", "--trainer.devices=2"],
             {**BATCH_SCRIPT, "SLURM_NTASKS_PER_NODE": ""},
             "trainer.devices 2: job 4711 does not say how many tasks a node has (SLURM_NTASKS_PER_NODE); use sbatch"
-            " --ntasks-per-node 2",
+            " --ntasks-per-node 2, or 1 with torchrun",
         ),
         (
             ["--trainer.num_nodes=2", "--trainer.devices=3"],
@@ -319,6 +319,13 @@ def test_a_checkpoint_that_the_recipe_cannot_go_on_from_is_refused(check, traine
     place = trained.resolve()
     place.write_bytes(content[: len(content) // 2])
     assert refused(check, *resume).startswith(f"{trained}: ")
+    place.write_bytes(content)
+    saved = torch.load(place, weights_only=True)
+    del saved["PretrainingDataModule"]
+    torch.save(saved, place)
+    assert refused(check, *resume) == (
+        f"{trained}: does not say how far it is in the data, so it is of another version; start a new run"
+    )
     torch.save({"state_dict": {}, "global_step": 1}, place)
     assert refused(check, *resume) == f"{trained}: not a checkpoint of `arl pretrain`"
 

@@ -171,7 +171,7 @@ def _refuse_other_tasks(ranks: Ranks, own: Allocation) -> None:
     if own.tasks_per_node is None:
         raise UserError(
             f"trainer.devices {ranks.per_node}: job {own.job} does not say how many tasks a node has"
-            f" (SLURM_NTASKS_PER_NODE); use sbatch --ntasks-per-node {ranks.per_node}"
+            f" (SLURM_NTASKS_PER_NODE); use sbatch --ntasks-per-node {ranks.per_node}, or 1 with torchrun"
         )
     if own.tasks_per_node not in (1, ranks.per_node):
         raise UserError(

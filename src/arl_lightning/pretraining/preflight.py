@@ -171,12 +171,14 @@ def _check_checkpoint(cli: PretrainCLI, say: Callable[[str], None]) -> int:
     if path is None:
         _line(say, "begins", f"at step 0 in {run.path}")
         return 0
-    saved = load(path, weights=None)
+    saved, data = load(path, weights=None), type(cli.datamodule).__qualname__
     try:
+        if data not in saved:
+            raise UserError("does not say how far it is in the data, so it is of another version; start a new run")
         refuse_other_networks(saved["arl"]["recipe"], describe(cli.model.recipe)["recipe"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another layout: the run itself says what that means
-            cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])
+            cli.datamodule.load_state_dict(saved[data])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     steps = int(saved["global_step"])
