@@ -15,12 +15,33 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
+from arl_lightning.distributed.collectives import gather_rows
 from arl_lightning.distributed.saving import Saving, save_in_background
 from arl_lightning.distributed.sharded_checkpoint import Source, open_source, restore_optimizer, restore_weights
 from arl_lightning.errors import UserError
 
 REPLICATE, SHARD = "replicate", "shard"  # dimensions of the mesh
 SAVE_TIMEOUT = timedelta(hours=1)  # between the first and the last rank that has written its shard
+
+
+def refuse_spread_groups(nodes: list[int], replicas: int) -> None:
+    """See that each group of consecutive ranks, which shards the weights, lies on one node.
+
+    Args:
+        nodes: Of each rank.
+        replicas: Number of groups, which divides that of ranks.
+
+    Raises:
+        UserError: If one spans nodes: its weights would be gathered over the network.
+    """
+    size = len(nodes) // replicas
+    for first in range(0, len(nodes), size):
+        spanned = sorted(set(nodes[first : first + size]))
+        if len(spanned) > 1:
+            raise UserError(
+                f"trainer.strategy: hsdp shards within a node, but ranks {first} to {first + size - 1} lie on nodes"
+                f" {', '.join(map(str, spanned))}; start as many ranks on each node, one node after the other"
+            )
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -63,10 +84,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Start the process group and lay out the ranks.
 
         Raises:
-            UserError: If replicas do not divide the ranks, or weights are to be offloaded from a CPU.
+            UserError: If replicas do not divide the ranks, or one of them would span nodes.
         """
-        if self.cpu_offload and self.root_device.type == "cpu":
-            raise UserError("distributed.cpu_offload: only with GPUs; set it to false")
         if self.world_size % self.replicas:
             raise UserError(f"trainer.strategy: {self.world_size} ranks cannot form {self.replicas} equal groups")
         self._setup_distributed()
@@ -77,7 +96,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         device = self.root_device.type
         if self.replicas == 1:
             return init_device_mesh(device, (self.world_size,), mesh_dim_names=(SHARD,))
-        shape = (self.replicas, self.world_size // self.replicas)  # ranks of a node are consecutive
+        refuse_spread_groups(gather_rows(self.node_rank), self.replicas)
+        shape = (self.replicas, self.world_size // self.replicas)
         return init_device_mesh(device, shape, mesh_dim_names=(REPLICATE, SHARD))
 
     def model_to_device(self) -> None:

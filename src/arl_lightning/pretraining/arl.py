@@ -21,6 +21,7 @@ from arl_lightning.data.batch import PretrainingBatch
 from arl_lightning.distributed.collectives import all_reduce_mean
 from arl_lightning.distributed.fsdp2 import FSDP2Strategy
 from arl_lightning.distributed.sharding import broadcast_weights, shard_network
+from arl_lightning.distributed.strategies import refuse_strategy
 from arl_lightning.errors import UserError
 from arl_lightning.models.discriminator import PatchDiscriminator
 from arl_lightning.models.networks import StudentOutput, Teacher, TeacherOutput
@@ -127,6 +128,14 @@ class ARL(pl.LightningModule):
         module.configure_model()
         module.load_state_dict(checkpoint["state_dict"])
         return module
+
+    def setup(self, stage: str) -> None:
+        """See that the trainer's ranks share their gradients.
+
+        Raises:
+            UserError: If they would not, and each would train weights of its own.
+        """
+        refuse_strategy(self.trainer.strategy)
 
     def configure_model(self) -> None:
         """Build the networks; for a trainer compile them, and share them out, as asked for; once each."""

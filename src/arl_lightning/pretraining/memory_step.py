@@ -252,7 +252,7 @@ def _ranks(layout: Layout, on_gpu: bool) -> Iterator[Any]:
 
 
 def _sharding(layout: Layout, on_gpu: bool) -> Any:
-    strategy: Any = build_strategy(layout.strategy, Distributed(backend="fake"), layout.replicas)
+    strategy: Any = build_strategy(layout.strategy, Distributed(), layout.replicas)
     strategy.parallel_devices = [torch.device("cuda" if on_gpu else "cpu")]  # blocks are gathered in bfloat16 on GPUs
     if layout.replicas == 1:
         mesh = init_device_mesh("cpu", (layout.ranks,), mesh_dim_names=(SHARD,))

@@ -12,12 +12,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.distributed.options import Distributed
-from arl_lightning.distributed.strategies import FSDP2, HSDP
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.arl import ARL
 from arl_lightning.pretraining.build import build_encoder, check_masking
 from arl_lightning.pretraining.run import Run
-from arl_lightning.pretraining.trainer import trainer_arguments
+from arl_lightning.pretraining.trainer import check_strategy, full_precision_name, trainer_arguments
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
@@ -31,7 +30,6 @@ PLACES = (
     "data.val_shards",
     "data.cache_folder",
 )
-SHORT_PRECISIONS = {"None": "32-true", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
 
 
 class PretrainCLI(LightningCLI):
@@ -84,11 +82,7 @@ class PretrainCLI(LightningCLI):
         """Give the trainer our callbacks and a logger inside the run folder."""
         if not self.with_trainer:
             return None
-        given = {
-            name: self._get(self.config_init, f"trainer.{name}")
-            for name in ("strategy", "num_nodes", "callbacks", "plugins")
-        }
-        kwargs |= trainer_arguments(self.run, self.distributed, given)
+        kwargs |= trainer_arguments(self.run, self.distributed, self._get(self.config_init, "trainer"))
         return super().instantiate_trainer(**kwargs)
 
 
@@ -161,13 +155,11 @@ def check_recipe(cli: PretrainCLI) -> None:
         raise UserError("trainer.max_steps: must be set, as the stream of images has no end")
     if trainer["accelerator"] not in ACCELERATORS:
         raise UserError(f"trainer.accelerator: use one of {', '.join(ACCELERATORS)}; others lack operations or float64")
-    precision = str(trainer["precision"])
-    if SHORT_PRECISIONS.get(precision, precision) not in PRECISIONS:
-        raise UserError(f"trainer.precision: {precision} is not supported; use one of {', '.join(PRECISIONS)}")
-    if trainer["strategy"] in (FSDP2, HSDP) and SHORT_PRECISIONS.get(precision, precision) == "64-true":
-        raise UserError(f"trainer.precision: 64-true does not go with trainer.strategy {trainer['strategy']}; use ddp")
-    if cli.distributed.cpu_offload and trainer["accelerator"] == "cpu":
-        raise UserError("distributed.cpu_offload: only with GPUs; set it to false")
+    if full_precision_name(trainer["precision"]) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision: {trainer['precision']} is not supported; use one of {', '.join(PRECISIONS)}"
+        )
+    check_strategy(cli.config_init["trainer"], cli.distributed)
     with torch.device("meta"):
         encoder = build_encoder(model.encoder_options, model.vocabulary.num_anatomies)
     if model.masks:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.strategies import DDPStrategy
 
 from arl_lightning.distributed.fsdp2 import FSDP2Strategy
 from arl_lightning.pretraining.recipe import PretrainCLI, recipe_sha256
@@ -48,10 +49,12 @@ def start_report(cli: PretrainCLI, former: Path | None) -> list[str]:
 
 def _strategy(trainer: pl.Trainer) -> str:
     strategy = trainer.strategy
+    if trainer.world_size == 1:
+        return "one process"
     if isinstance(strategy, FSDP2Strategy):
         replicated = f" x {strategy.replicas} replicas" if strategy.replicas > 1 else ""
         return f"FSDP2, {trainer.world_size // strategy.replicas} shards{replicated}"
-    return "one process" if trainer.world_size == 1 else "DDP"
+    return "DDP" if isinstance(strategy, DDPStrategy) else type(strategy).__name__
 
 
 def end_report(run: Run) -> str:
