@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import resource
 import shutil
 import signal
@@ -19,8 +20,8 @@ from tiny_arl import Around, fit, part, random_batch, same, tiny_arl, tiny_encod
 from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import DataLoader, IterableDataset
 
-from arl_lightning.distributed import saving
-from arl_lightning.distributed.sharded_checkpoint import FolderSource, newest_whole, read_folder
+from arl_lightning.distributed import saving, shard_index
+from arl_lightning.distributed.sharded_checkpoint import FolderSource, is_whole, newest_whole, read_folder
 from arl_lightning.errors import UserError
 from arl_lightning.models.weights import encoder_of_checkpoint, read_checkpoint, read_encoder
 from arl_lightning.pretraining.arl import ARL
@@ -332,7 +333,7 @@ def test_exports_of_files_and_folders_hold_the_same_tensors(folder, sharded, tmp
 def test_an_incomplete_folder_is_refused_with_the_newest_whole_one(copy):
     for name in ("meta.pt", ".metadata", "__1_0.distcp"):
         (copy / name).rename(copy.parent / "aside")
-        message = rf"step-0000004.ckpt: is incomplete \(no {name}\); copy it again$"
+        message = rf"step-0000004.ckpt: is not whole \(no {name}\); copy it again, or choose another one$"
         with pytest.raises(UserError, match=message):
             read_checkpoint(copy)
         (copy.parent / "aside").rename(copy / name)
@@ -340,15 +341,55 @@ def test_an_incomplete_folder_is_refused_with_the_newest_whole_one(copy):
     shutil.copytree(copy, whole_one)
     (copy / "__0_0.distcp").unlink()
     assert newest_whole(copy.parent) == whole_one
-    with pytest.raises(UserError, match=rf"incomplete \(no __0_0.distcp\); .* go on from {whole_one}, which is whole"):
+    with pytest.raises(UserError, match=rf"not whole \(no __0_0.distcp\); .* go on from {whole_one}, which is whole"):
         read_checkpoint(copy)
 
 
-def test_a_cut_shard_is_refused(copy):
-    shard = copy / "__0_0.distcp"
-    shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"step-0000004.ckpt: not a readable checkpoint"):
+@pytest.mark.parametrize("name", ["__1_0.distcp", "meta.pt"])
+def test_a_checkpoint_with_a_cut_file_is_not_whole(copy, name):
+    whole_one = Path(shutil.copytree(copy, copy.with_name("step-0000002.ckpt")))
+    file = copy / name
+    file.write_bytes(file.read_bytes()[:-1])
+    assert not is_whole(copy)
+    assert newest_whole(copy.parent) == whole_one
+    with pytest.raises(UserError, match=rf"{copy.name}: is not whole \({name} is cut.*\); .* go on from {whole_one},"):
         read_checkpoint(copy)
+
+
+def test_a_shard_that_cannot_be_read_is_named_with_the_newest_whole_checkpoint(copy):
+    whole_one = Path(shutil.copytree(copy, copy.with_name("step-0000002.ckpt")))
+    shard = copy / "__1_0.distcp"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    message = rf"{copy.name}: not a readable checkpoint \(__1_0.distcp, \w+Error: .*\); .* go on from {whole_one},"
+    with pytest.raises(UserError, match=message):
+        read_checkpoint(copy)
+
+
+def test_an_index_is_read_once(sharded):
+    with mock.patch.object(shard_index, "_parse", side_effect=shard_index._parse) as parse:
+        source = FolderSource(sharded)
+        source.read("weights.teacher.")
+        source.read("optimizer.")
+    assert parse.call_count == 1
+
+
+def test_no_damage_of_an_index_gets_past_a_line(copy):
+    index, draw = copy / ".metadata", random.Random(0)  # noqa: S311 (damage, not secrets)
+    content = index.read_bytes()
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[draw.randrange(3000)] = draw.randrange(256)
+        index.write_bytes(damaged)
+        try:
+            FolderSource(copy)
+        except UserError as error:
+            assert "is not whole (" in str(error)  # noqa: PT017 (some changes of a byte do no harm)
+            refused += 1
+    assert refused > 20
+    index.write_bytes(bytes(100))
+    with pytest.raises(UserError, match=r"not whole \(.metadata is damaged, UnpicklingError\)"):
+        FolderSource(copy)
 
 
 class Harmful:
@@ -359,6 +400,6 @@ class Harmful:
 def test_no_code_of_a_folder_runs(copy, monkeypatch):
     monkeypatch.chdir(copy.parent)
     (copy / ".metadata").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(UserError, match=r"is incomplete \(no readable .metadata\)"):
+    with pytest.raises(UserError, match=r"\(.metadata holds posix.mkdir, so another version of torch"):
         read_checkpoint(copy)
     assert not Path("ran").exists()

@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 
 from arl_lightning.distributed.collectives import is_first_rank
-from arl_lightning.distributed.sharded_checkpoint import META, split
+from arl_lightning.distributed.shard_index import META
+from arl_lightning.distributed.sharded_checkpoint import split
 from arl_lightning.errors import UserError
 
 TEMPORARY = ".tmp"  # what the name of a half-written checkpoint ends with

@@ -4,12 +4,10 @@ Tensors have flat names: `weights.NAME`, and `optimizer.NUMBER.INDEX.STATE` for 
 an optimizer's groups, which does not depend on how a run is distributed. A folder gets its name once it is whole.
 """
 
-import pickle
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,24 +15,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from arl_lightning.distributed.shard_index import META, SHARDS, DamagedShard, NotWhole, ShardReader, read_index
 from arl_lightning.errors import UserError
 
-META, SHARDS = "meta.pt", ".metadata"
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
-
-# All that torch's index of shards is made of; anything else in that pickle is refused.
-_INDEX_TYPES = {
-    "torch.distributed.checkpoint.metadata": (
-        *("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta"),
-        *("TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING"),
-    ),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch": ("Size", *sorted(name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype))),
-    "torch.serialization": ("_get_layout",),
-}
 
 
 def split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,29 +56,23 @@ def is_folder(path: Path) -> bool:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a checkpoint, file or folder, has all its parts; a cut file has lost its end."""
-    return _lacking(path) is None if path.is_dir() else path.is_file() and zipfile.is_zipfile(path)
+    """Return whether a checkpoint, file or folder, has all its parts in full length; a cut file has lost its end."""
+    if not path.is_dir():
+        return path.is_file() and zipfile.is_zipfile(path)
+    try:
+        read_index(path)
+    except NotWhole:
+        return False
+    return True
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_whole(folder: Path, apart_from: Path | None = None) -> Path | None:
     """Return the step's checkpoint in a folder that was written last; what is not whole does not count."""
-    files = [path for path in folder.glob("step-*.ckpt") if not path.is_symlink()]
+    files = [path for path in folder.glob("step-*.ckpt") if not path.is_symlink() and path != apart_from]
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_whole(path):
             return path
     return None
-
-
-def _lacking(path: Path) -> str | None:
-    """Name the first part that a folder has not."""
-    for name in (META, SHARDS):
-        if not (path / name).is_file():
-            return name
-    try:
-        files = {info.relative_path for info in _Reader(path).read_metadata().storage_data.values()}
-    except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-        return f"readable {SHARDS}"
-    return next((name for name in sorted(files) if not (path / name).is_file()), None)
 
 
 class Source(Protocol):
@@ -145,21 +125,16 @@ class FolderSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if (name := _lacking(path)) is not None:
-            newest = newest_whole(path.resolve().parent)
-            advice = "copy it again" if newest is None else f"copy it again, or go on from {newest}, which is whole"
-            raise UserError(f"{path}: is incomplete (no {name}); {advice}")
+        try:
+            self._index = read_index(path)
+        except NotWhole as lack:
+            raise UserError(f"{path}: is not whole ({lack}); {_way_on(path)}") from lack
         with _damage_told(path):
             self.rest: dict[str, Any] = torch.load(path / META, map_location="cpu", weights_only=True)
 
-    @cached_property
-    def _index(self) -> Metadata:
-        return _Reader(self.path).read_metadata()
-
     def entries(self) -> Mapping[str, tuple[torch.Size, torch.dtype]]:
         """Return every tensor's size and type."""
-        stored = self._index.state_dict_metadata.items()
-        return {name: (of.size, of.properties.dtype) for name, of in stored if isinstance(of, TensorStorageMetadata)}
+        return self._index.entries
 
     def fill(self, targets: dict[str, Tensor]) -> None:
         """Read from the shards that hold them, without communication."""
@@ -167,7 +142,7 @@ class FolderSource:
             return
         with _damage_told(self.path), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process")
-            dcp.load(targets, storage_reader=_Reader(self.path), no_dist=True)
+            dcp.load(targets, storage_reader=ShardReader(self.path, self._index), no_dist=True)
 
     def read(self, prefix: str = "") -> dict[str, Tensor]:
         """Return the whole tensors whose flat names start with a prefix."""
@@ -253,25 +228,20 @@ def restore_optimizer(source: Source, number: int, optimizer: torch.optim.Optimi
             like = parameters[index].detach()
             targets[key] = torch.zeros_like(like, dtype=dtype) if like.shape == size else torch.zeros(size, dtype=dtype)
     source.fill(targets)
-    optimizer.load_state_dict(join(targets, source.rest)["optimizer_states"][number])
+    with other_optimizer_told(source.path):
+        optimizer.load_state_dict(join(targets, source.rest)["optimizer_states"][number])
 
 
-class _Reader(dcp.FileSystemReader):
-    """Reads the index of shards without running what a pickle might hold."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with (Path(self.path) / SHARDS).open("rb") as file:
-            metadata = _IndexUnpickler(file).load()
-        if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
-            raise pickle.UnpicklingError("not an index of shards")
-        return metadata
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _INDEX_TYPES.get(module, ()):
-            raise pickle.UnpicklingError(f"{module}.{name} does not belong into an index of shards")
-        return super().find_class(module, name)
+@contextmanager
+def other_optimizer_told(path: Path) -> Iterator[None]:
+    """Turn what torch raises where an optimizer has other groups into a line."""
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        raise UserError(
+            f"{path}: holds another optimizer's state ({error}); go on with the version and recipe that wrote it, or"
+            " start a new run"
+        ) from error
 
 
 @contextmanager
@@ -279,4 +249,16 @@ def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, CheckpointException) as error:  # torch fails in many ways on damaged files
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__}); choose another one") from error
+        raise UserError(f"{path}: not a readable checkpoint ({_in_words(error)}); {_way_on(path)}") from error
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):
+        failed = error.failures[min(error.failures)]
+        return _in_words(failed[0] if isinstance(failed, tuple) else failed)
+    return str(error) if isinstance(error, DamagedShard) else type(error).__name__
+
+
+def _way_on(path: Path) -> str:
+    newest = newest_whole(path.resolve().parent, apart_from=path.resolve())
+    return "copy it again, or " + ("choose another one" if newest is None else f"go on from {newest}, which is whole")
