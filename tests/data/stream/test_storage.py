@@ -87,6 +87,15 @@ def test_gs_goes_to_webdataset(monkeypatch):
     assert opened == ["gs://bucket/corpus/shard-000000.tar"]
 
 
+def test_a_command_that_a_signal_ends_is_called_again(folder, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    flag = tmp_path / "called"
+    once = f"pipe:if [ ! -e {flag} ]; then touch {flag}; kill -USR1 $$; fi; cat {folder}/{{}}"
+    assert Folder(once).manifest() == Folder(str(folder)).manifest()
+    assert waited == [0.5]
+
+
 def test_a_file_name_cannot_end_a_command(tmp_path):
     assert Folder("pipe:cat /a/{} | b").url("x;rm y") == "pipe:cat /a/'x;rm y' | b"
 

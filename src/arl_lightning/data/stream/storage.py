@@ -6,6 +6,7 @@ webdataset, which brings torch with it, is imported for addresses alone: what on
 """
 
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,9 @@ from arl_lightning.errors import UserError
 BLOCK = 1 << 20
 PIPE = "pipe:"
 NAME = "{}"  # stands for a file's name in a command
+# Seconds before each further attempt at a manifest: all ranks ask for it at once, and Slurm sends signals to the
+# commands of ranks too, among which a shell clears the blocking that it inherits.
+WAITS = (0.5, 1.0)
 
 
 class ShardError(Exception):
@@ -75,7 +79,7 @@ class Folder:
         return str(Path(self.address) / name) if self.is_local else f"{self.address.rstrip('/')}/{name}"
 
     def manifest(self) -> Manifest:
-        """Read the manifest.
+        """Read the manifest, of an address several times if need be.
 
         Raises:
             UserError: If it cannot be reached, or is not one of ours.
@@ -84,16 +88,30 @@ class Folder:
             return Manifest.load(Path(self.address))
         url = self.url(FILE_NAME)
         try:
-            with open_stream(url) as stream:
-                text = b"".join(iter(lambda: stream.read(BLOCK), b"")).decode(errors="replace")
-                if reason := stream.reason_for_end():
-                    raise ShardError(reason)
+            text = _patiently(url)
         except (OSError, ShardError) as error:
             raise UserError(
                 f"{url}: cannot be read ({reason_of(error)}); see that the address is right and that this machine may"
                 " read it"
             ) from error
         return Manifest.parse(text, url)
+
+
+def _patiently(url: str) -> str:
+    for wait in WAITS:
+        try:
+            return _text(url)
+        except (OSError, ShardError):
+            time.sleep(wait)
+    return _text(url)
+
+
+def _text(url: str) -> str:
+    with open_stream(url) as stream:
+        text = b"".join(iter(lambda: stream.read(BLOCK), b"")).decode(errors="replace")
+        if reason := stream.reason_for_end():
+            raise ShardError(reason)
+        return text
 
 
 def is_local(url: str) -> bool:
