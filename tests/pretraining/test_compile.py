@@ -4,11 +4,12 @@ from unittest import mock
 
 import pytest
 import torch
-from tiny_arl import SIZE, Recorder, fit, random_batch, tiny_arl
+from tiny_arl import SIZE, Recorder, fit, part, random_batch, tiny_arl
 from torch._dynamo.utils import counters
 
 from arl_lightning.errors import UserError
 from arl_lightning.models import registry
+from arl_lightning.pretraining.callbacks import ReconstructionPictures
 
 NUM_STEPS = 3
 BATCHES = [random_batch(seed=seed) for seed in range(NUM_STEPS)]
@@ -38,12 +39,16 @@ def test_compiled_blocks_train_as_eager_ones_and_share_their_graphs():
     assert not counters["graph_break"]
 
 
-def test_more_blocks_need_no_more_graphs():
+def test_more_blocks_held_out_images_and_pictures_need_no_more_graphs(tmp_path):
     torch._dynamo.reset()
     counters.clear()
+    pictures = ReconstructionPictures(tmp_path, every_n_steps=1, max_rows=3)
+    batches = [part(batch, 0, 2) for batch in BATCHES]
+    batches[0]["anatomy"], batches[1]["anatomy"] = torch.tensor([1, 1]), torch.tensor([2, 3])  # one row, then three
     deep = mock.patch.dict(registry.SIZES, {"tiny": {**SIZE, "depth": 4}})
     with deep, mock.patch.object(torch, "compile", partial(torch.compile, backend="eager")):
-        fit(tiny_arl(compile=True, decoder={"depth": 3}), BATCHES[:1], 1)
+        fit(tiny_arl(compile=True, decoder={"depth": 3}), batches, 2, [pictures], held_out=batches[2:])
+    assert len(list(tmp_path.iterdir())) == 2
     assert counters["stats"]["unique_graphs"] == 4
 
 

@@ -130,9 +130,10 @@ def fit(
     max_steps: int,
     callbacks: Iterable[pl.Callback] = (),
     ckpt_path: Path | None = None,
+    held_out: list[PretrainingBatch] | None = None,
     **arguments: Any,
 ) -> pl.Trainer:
-    """Train in float64 on the CPU; a list of batches is repeated.
+    """Train in float64 on the CPU; a list of batches is repeated, and held-out ones are looked at after each step.
 
     A run whose steps are all skipped would never end: it fails instead.
     """
@@ -150,9 +151,12 @@ def fit(
         "accelerator": "cpu",
         "precision": "64-true",
     }
+    if held_out is not None:
+        quiet |= {"val_check_interval": 1, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
     trainer = pl.Trainer(max_steps=max_steps, callbacks=callbacks, **{**quiet, **arguments})
     source = DataLoader(data, batch_size=None) if isinstance(data, list) else data  # type: ignore[arg-type]
-    trainer.fit(module, source, ckpt_path=ckpt_path, weights_only=True)
+    validation = None if held_out is None else DataLoader(held_out, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, source, validation, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 

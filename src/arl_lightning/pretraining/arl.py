@@ -371,7 +371,7 @@ class ARL(pl.LightningModule):
         return stack_views(crops.to(self.image_dtype) / 255, self.pixels)
 
     def reconstruct(self, images: Tensor, anatomy: Tensor, mask: Tensor) -> Tensor:
-        """Predict the pixels of all patches.
+        """Predict the pixels of all patches, for people to look at: blocks are not compiled for these few calls.
 
         Args:
             images: (V * B, C, H, W), normalised.
@@ -381,7 +381,9 @@ class ARL(pl.LightningModule):
         Returns:
             (V * B, N, P), on the scale of the images.
         """
-        decoded = self.student(images, None, anatomy, mask).decoded
+        # Without gradients, and for each number of pictures, a block would be compiled anew, up to torch's limit.
+        with torch.compiler.set_stance("force_eager"):
+            decoded = self.student(images, None, anatomy, mask).decoded
         output = full_precision(decoded.reconstruction)
         if self.reconstruction.norm_pix_loss:
             return denormalize_patches(output, patchify(images, self.patch_size))

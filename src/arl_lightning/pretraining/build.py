@@ -69,14 +69,16 @@ def transformer_blocks(network: Student | Teacher) -> list[nn.Module]:
 def compile_blocks(network: Student | Teacher) -> None:
     """Compile what each block does, in place; all blocks share their graphs, and names of weights stay.
 
-    There is a graph for each number of tokens, of which a recipe has few: of masked, whole and local views.
-    Hooks on a block, and so the gathering of sharded weights, run around the compiled part.
+    There is a graph for each number of tokens in training, of which a recipe has few: of masked, whole and local views.
+    Hooks on a block, and so the gathering of sharded weights, run around the compiled part. DistributedDataParallel's
+    graphs are not split at its buckets: blocks are short enough for gradients to travel while the next is computed.
 
     Raises:
         UserError: If there is no C++ compiler.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise UserError("model.compile: found no C++ compiler; install g++, or set this to false")
+    torch._dynamo.config.optimize_ddp = False
     for block in transformer_blocks(network):
         block.forward = torch.compile(block.forward, dynamic=False)
 
