@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from arl_lightning.distributed.saving import reason_of, replace
+from arl_lightning.distributed.saving import give_names_back, reason_of, replace
 
 
 def make(path: Path, kind: str) -> None:
@@ -31,6 +31,39 @@ def test_anything_takes_the_place_of_anything(tmp_path, kind, former):
     assert (place / "part" if kind != "file" else place).read_text().endswith("new")
     targets = {f"target of {name}" for name in ("new", "place") if (tmp_path / f"target of {name}").exists()}
     assert {path.name for path in tmp_path.iterdir()} == {"place", *targets}
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_kill_at_any_renaming_leaves_one_folder_or_the_other_under_its_name(tmp_path, monkeypatch, renamed):
+    make(tmp_path / "step.ckpt", "folder")
+    make(tmp_path / "step.ckpt.tmp", "folder")
+    rename, done = Path.rename, []
+
+    def rename_or_die(path: Path, target: Path) -> Path:
+        if len(done) == renamed:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename_or_die)
+        try:
+            replace(tmp_path / "step.ckpt.tmp", tmp_path / "step.ckpt")
+        except KeyboardInterrupt:
+            assert renamed < 2
+    give_names_back(tmp_path)
+    assert (tmp_path / "step.ckpt/part").read_text() == ("step.ckpt.tmp" if renamed == 2 else "step.ckpt")
+    assert not (tmp_path / "step.ckpt.former.tmp").exists()
+
+
+def test_a_former_folder_does_not_take_the_place_of_the_next(tmp_path):
+    make(tmp_path / "step.ckpt", "folder")
+    make(tmp_path / "step.ckpt.former.tmp", "folder")
+    (tmp_path / "last.ckpt").symlink_to("gone")
+    make(tmp_path / "last.ckpt.former.tmp", "folder")
+    give_names_back(tmp_path)
+    assert (tmp_path / "step.ckpt/part").read_text() == "step.ckpt"
+    assert (tmp_path / "last.ckpt").is_symlink()
 
 
 def test_the_system_s_word_is_found_behind_torch_s():

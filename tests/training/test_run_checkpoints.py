@@ -2,8 +2,10 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -13,8 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_arl import Around, fit, random_batch, same, snapshot, tiny_arl, tiny_data, tiny_encoder
 from tiny_shards import write_shards
 
+from arl_lightning.distributed.saving import Saving
 from arl_lightning.errors import UserError
 from arl_lightning.training import checkpoint_io
+from arl_lightning.training import checkpoints as module
 from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
 from arl_lightning.training.checkpoints import RunCheckpoints, resume_from
 
@@ -125,14 +129,15 @@ def test_a_checkpoint_of_another_name_is_not_the_last(tmp_path):
     assert step_of(tmp_path / "nonfinite.ckpt") == 3
 
 
-def test_a_plain_last_file_of_an_older_run_is_gone_on_from_and_replaced(shards, straight, tmp_path):
+def test_a_plain_last_file_of_an_older_run_is_gone_on_from_and_kept_as_its_step(shards, straight, tmp_path):
     saver = ModelCheckpoint(tmp_path, "last", every_n_train_steps=4, enable_version_counter=False)
     stop = Around(after=lambda trainer, *_: setattr(trainer, "should_stop", trainer.global_step == 4))
     fit(tiny_arl(), tiny_data(shards), 6, [saver, stop])
     assert resume_from(tmp_path) == tmp_path / "last.ckpt"
-    steps, resumed = train(tmp_path, 6, ckpt_path=tmp_path / "last.ckpt", data=tiny_data(shards))
+    steps, resumed = train(tmp_path, 6, keep=0, ckpt_path=tmp_path / "last.ckpt", data=tiny_data(shards))
     assert steps == [6]
     assert (tmp_path / "last.ckpt").readlink() == Path("step-0000006.ckpt")
+    assert step_of(tmp_path / "step-0000004.ckpt") == 4
     assert same(resumed, straight)
 
 
@@ -182,6 +187,63 @@ def test_what_last_leads_to_must_be_whole(tmp_path):
         newest.unlink(missing_ok=True)
     (tmp_path / "last.ckpt").unlink()
     assert resume_from(tmp_path) == former  # killed between the first checkpoint and its link
+
+
+def test_a_run_that_goes_on_keeps_nothing_of_the_file_mapped(tmp_path):
+    train(tmp_path, 2)
+    mapped: list[bool] = []
+
+    def look(*_):
+        mapped.append(str(tmp_path) in Path("/proc/self/maps").read_text())
+
+    saved = torch.load(tmp_path / "last.ckpt", mmap=True, weights_only=True)
+    look()
+    del saved
+    checkpoints = RunCheckpoints(tmp_path / "other", 2, 1)
+    last, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    callbacks = [Around(before=look), checkpoints]
+    fit(tiny_arl(), BATCHES, 3, callbacks, last, plugins=[io], enable_checkpointing=True)
+    assert mapped == [True, False]
+
+
+def test_a_link_that_cannot_be_made_is_told_as_such_with_the_checkpoint_that_is_whole(tmp_path):
+    link = RunCheckpoints._link
+
+    def fail(self, path):
+        if path.name == "step-0000004.ckpt":
+            raise PermissionError(13, "Permission denied")
+        link(self, path)
+
+    with mock.patch.object(RunCheckpoints, "_link", fail), pytest.raises(UserError) as refused:
+        train(tmp_path, 6)
+    assert str(refused.value) == (
+        f"{tmp_path}/step-0000004.ckpt: is whole, but last.ckpt cannot lead to it (Permission denied); mend that and go"
+        f" on with --ckpt_path {tmp_path}/step-0000004.ckpt"
+    )
+
+
+def test_what_cannot_be_removed_is_warned_of_and_training_goes_on(tmp_path):
+    with (
+        mock.patch.object(Path, "iterdir", side_effect=OSError(5, "Input/output error")),
+        mock.patch.object(RunCheckpoints, "_prepare", lambda self: self.folder.mkdir(exist_ok=True)),
+        pytest.warns(UserWarning, match=r"former checkpoints cannot be removed \(Input/output error\)"),
+    ):
+        assert train(tmp_path, 6)[0] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("outcome", [OSError(28, "No space left on device"), None])
+def test_an_error_does_not_hide_that_the_save_that_went_on_has_failed_too(tmp_path, outcome):
+    checkpoints, future = RunCheckpoints(tmp_path, 1, 1), Future()
+    checkpoints._saving = Saving(tmp_path / "step-0000002.ckpt", future)
+    said = "not ended after 0 s"
+    if outcome is not None:
+        future.set_exception(outcome)
+        said = "No space left on device"
+    with (
+        mock.patch.object(module, "LINGER_SECONDS", 0.01),
+        pytest.warns(UserWarning, match=rf"step-0000002.ckpt: cannot be written \({said}\)"),
+    ):
+        checkpoints.on_exception(SimpleNamespace(is_global_zero=True), tiny_arl(), ValueError())
 
 
 # ---------------------------------------------------------------- disks that fill up, runs that are killed

@@ -176,3 +176,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         for number, optimizer in enumerate(self.optimizers):
             restore_optimizer(cast(Source, self._source), number, optimizer)
         self._source = None
+
+    def teardown(self) -> None:
+        """Let go of the checkpoint also where no optimizers were loaded."""
+        self._source = None
+        super().teardown()

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from arl_lightning.distributed.sharded_checkpoint import split
 from arl_lightning.errors import UserError
 
 TEMPORARY = ".tmp"  # what the name of a half-written checkpoint ends with
+FORMER = f".former{TEMPORARY}"  # and that of a whole one, while another takes its place
+WHOLE = "is whole, but"  # how the reason begins where only what follows the writing has failed
 
 
 class SaveError(UserError):
@@ -30,10 +33,12 @@ class SaveError(UserError):
 
     Attributes:
         reason: Why, in the system's words.
+        is_whole: Whether it is on disk nevertheless.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: cannot be written ({reason})")
+        self.is_whole = reason.startswith(WHOLE)
+        super().__init__(f"{path}: {reason}" if self.is_whole else f"{path}: cannot be written ({reason})")
         self.reason = reason
 
 
@@ -67,7 +72,8 @@ class Saving:
             self._future.result()
         except (Exception, CheckpointException) as error:  # torch's is no Exception
             if is_first_rank():  # all ranks have stopped writing when one learns of a failure
-                remove(temporary_of(self.path))
+                with suppress(OSError):  # what is left goes at the next start; all ranks must say the same
+                    remove(temporary_of(self.path))
             raise SaveError(self.path, reason_of(error)) from error
 
 
@@ -141,7 +147,7 @@ def replace(source: Path, place: Path) -> None:
     Only what is to take the place of a folder, or a folder that of a file, leaves a moment without either.
     """
     if place.exists() and not place.is_symlink() and (place.is_dir() or _is_folder(source)):
-        former = place.with_name(f"{place.name}.former{TEMPORARY}")
+        former = place.with_name(place.name + FORMER)
         remove(former)
         place.rename(former)
         source.rename(place)
@@ -149,6 +155,15 @@ def replace(source: Path, place: Path) -> None:
     else:
         source.replace(place)
     sync_folder(place.parent)
+
+
+def give_names_back(folder: Path) -> None:
+    """Undo what a kill has cut in two: where `replace` has left nothing in a place, the former one returns to it."""
+    for former in folder.glob(f"*{FORMER}"):
+        place = former.with_name(former.name.removesuffix(FORMER))
+        if not place.exists() and not place.is_symlink():
+            with suppress(OSError):  # another rank was faster, or this process may only look
+                former.rename(place)
 
 
 def _is_folder(path: Path) -> bool:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from arl_lightning.distributed.saving import replace, temporary_of
-from arl_lightning.distributed.sharded_checkpoint import is_folder, read_folder
+from arl_lightning.distributed.sharded_checkpoint import is_folder, read_file, read_folder
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,10 +35,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Load a file, or a folder that sharded ranks wrote, as the dictionary that Lightning expects.
 
+        A file is mapped into memory, which the ranks of a node share. No code is unpickled, whatever is asked for.
+
         Raises:
-            UserError: If a folder is not whole.
+            UserError: If it is missing, not whole or not readable.
         """
-        if is_folder(Path(path)):
-            return read_folder(Path(path))
-        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
-        return loaded
+        return read_folder(Path(path)) if is_folder(Path(path)) else read_file(Path(path))

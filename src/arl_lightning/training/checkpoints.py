@@ -10,20 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from arl_lightning.distributed.collectives import all_reduce_sum, gather_rows, world_size
-from arl_lightning.distributed.fsdp2 import FSDP2Strategy
-from arl_lightning.distributed.saving import SaveError, Saving, reason_of, remove, replace, temporary_of
-from arl_lightning.distributed.sharded_checkpoint import is_whole, newest_whole
+from arl_lightning.distributed.collectives import gather_rows
+from arl_lightning.distributed.fsdp2 import SAVE_TIMEOUT, FSDP2Strategy
+from arl_lightning.distributed.saving import (
+    WHOLE,
+    SaveError,
+    Saving,
+    give_names_back,
+    reason_of,
+    remove,
+    replace,
+    temporary_of,
+)
+from arl_lightning.distributed.sharded_checkpoint import is_whole, newest_whole, open_source
 from arl_lightning.errors import UserError
+from arl_lightning.training.preemption import Agreement
+from arl_lightning.training.restoring import Restoring
+from arl_lightning.training.stalls import patient
 
 LAST = "last.ckpt"
 STEP = re.compile(r"step-\d{7,}\.ckpt")
 LEFT_OVER = re.compile(r"(step-\d{7,}|last|nonfinite)\.ckpt(\.former)?\.tmp")
 FULL_DISK = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 LINGER_SECONDS = 60.0
+ENDED, GOES_ON = 1, 2  # what a rank tells the others of a save; the largest counts
 
 
 class RunCheckpoints(Checkpoint):
@@ -43,6 +55,8 @@ class RunCheckpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self._saving: Saving | None = None  # in the background; one at most
+        self._becomes_last = False  # that one
+        self._agreement: Agreement | None = None  # on its end, where ranks may learn of it at different times
         self._whole: str | None = None  # what last.ckpt leads to
         self._saved: str | None = None  # the same, if it holds a state of this run
         self._seen_step = 0
@@ -60,11 +74,12 @@ class RunCheckpoints(Checkpoint):
         """
         if stage != "fit":
             return
+        trainer._checkpoint_connector = Restoring(trainer)
         reason = None
         if trainer.is_global_zero:
             try:
                 self._prepare()
-            except OSError as error:
+            except (OSError, UserError) as error:
                 reason = reason_of(error)
         if reasons := [reason for reason in gather_rows(reason) if reason is not None]:
             raise UserError(
@@ -74,18 +89,31 @@ class RunCheckpoints(Checkpoint):
 
     def _prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        give_names_back(self.folder)
         for path in self.folder.iterdir():
             if LEFT_OVER.fullmatch(path.name):
                 remove(path)
         trial = temporary_of(self.last)
         trial.symlink_to(LAST)
         trial.unlink()
+        self._name_plain_last()
+
+    def _name_plain_last(self) -> None:
+        """Give what an older run saved as `last.ckpt` its step's name, as the next save takes that place."""
+        if self.last.is_symlink() or not is_whole(self.last):
+            return
+        step = open_source(self.last).rest.get("global_step")
+        if step is not None and not (place := self._place(step)).exists():
+            self.last.rename(place)
+            self._link(place)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the step that the run goes on from as seen."""
         self._seen_step = trainer.global_step
+        self._agreement = Agreement(trainer.world_size) if isinstance(trainer.strategy, FSDP2Strategy) else None
         # The first rank's view of the folder: ranks of other nodes may see it late, and all must decide alike.
-        self._whole, self._saved = gather_rows(self._present(trainer.ckpt_path))[0]
+        present = self._present(trainer.ckpt_path) if trainer.is_global_zero else (None, None)
+        self._whole, self._saved = gather_rows(present)[0]
 
     def _present(self, ckpt_path: Any) -> tuple[str | None, str | None]:
         """Name what `last.ckpt` leads to, and once more if the run goes on from that."""
@@ -100,22 +128,37 @@ class RunCheckpoints(Checkpoint):
         Raises:
             UserError: On all ranks, if one could not be written.
         """
-        if self._saving is not None and _done_everywhere(self._saving, trainer.strategy.root_device):
-            self._finish()
+        if self._saving is not None and self._has_ended_everywhere(self._saving):
+            self._finish(trainer)
         step = trainer.global_step
         if step != self._seen_step and step % self.every_n_steps == 0:
-            self._finish()
+            self._finish(trainer)
             self._begin(trainer, self._place(step), final=True)
         self._seen_step = step
+
+    def _has_ended_everywhere(self, saving: Saving) -> bool:
+        """Ask without waiting: the answer is that of the batch before."""
+        if self._agreement is None:
+            return True
+        return self._agreement.exchange(ENDED if saving.done() else GOES_ON) == ENDED
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last step, if it is not saved already."""
         self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let a save that goes on come to its end."""
-        if self._saving is not None:
-            self._saving.linger(LINGER_SECONDS)
+        """Let a save that goes on come to its end, and tell if that is not a good one."""
+        if self._saving is None:
+            return
+        self._saving.linger(LINGER_SECONDS)
+        if not trainer.is_global_zero:
+            return
+        try:
+            if not self._saving.done():
+                raise SaveError(self._saving.path, f"not ended after {LINGER_SECONDS:.0f} s")
+            self._saving.wait()
+        except SaveError as error:
+            warnings.warn(str(error), stacklevel=2)
 
     def save(self, trainer: pl.Trainer, name: str | None = None) -> Path:
         """Save now, unless this step is saved already, and wait for it; to be called by all ranks.
@@ -127,11 +170,11 @@ class RunCheckpoints(Checkpoint):
         Raises:
             UserError: On all ranks, if it could not be written.
         """
-        self._finish()
+        self._finish(trainer)
         path = self._place(trainer.global_step) if name is None else self.folder / name
         if name is not None or self._saved != path.name:
             self._begin(trainer, path, final=name is None)
-            self._finish()
+            self._finish(trainer)
         return path
 
     def _place(self, step: int) -> Path:
@@ -156,31 +199,45 @@ class RunCheckpoints(Checkpoint):
             self._saving = Saving(path, _outcome(gather_rows(reason)))
         self._becomes_last = final
 
-    def _finish(self) -> None:
+    def _finish(self, trainer: pl.Trainer) -> None:
         if self._saving is None:
             return
         saving, self._saving = self._saving, None
+        if self._agreement is not None:
+            self._agreement.close()
         try:
-            saving.wait()
+            with patient(trainer, f"waiting for {saving.path.name} to be saved", SAVE_TIMEOUT.total_seconds()):
+                saving.wait()
         except SaveError as error:
-            raise UserError(f"{error}; {self._advice(error.reason)}") from error
+            raise UserError(f"{error}; {self._advice(error, saving.path)}") from error
         if self._becomes_last:
             self._whole = self._saved = saving.path.name
 
-    def _advice(self, reason: str) -> str:
-        mend = "free space" if reason in FULL_DISK else "mend that"
+    def _advice(self, error: SaveError, path: Path) -> str:
+        mend = "free space" if any(said in error.reason for said in FULL_DISK) else "mend that"
+        if error.is_whole:
+            return f"{mend} and go on with --ckpt_path {path}"
         if self._whole is None:
             return f"there is no earlier one: {mend} and start again"
         return f"{self._whole} is whole: {mend} and go on with --ckpt_path last"
 
     def _commit(self, path: Path) -> None:
         """Let `last.ckpt` lead to a whole checkpoint and remove what is no longer kept; on the first rank."""
+        try:
+            self._link(path)
+        except OSError as error:
+            raise OSError(f"{WHOLE} {LAST} cannot lead to it ({reason_of(error)})") from error
+        if self.keep > 0:
+            try:
+                self._prune(path)
+            except OSError as error:  # nothing is lost
+                self._warn_of_rest(self.folder, error)
+
+    def _link(self, path: Path) -> None:
         link = temporary_of(self.last)
         remove(link)
         link.symlink_to(path.name)
         replace(link, self.last)
-        if self.keep > 0:
-            self._prune(path)
 
     def _prune(self, last: Path) -> None:
         steps = [path for path in self.folder.iterdir() if STEP.fullmatch(path.name) and path != last]
@@ -190,7 +247,11 @@ class RunCheckpoints(Checkpoint):
                 path.rename(temporary_of(path))  # half removed, it would look whole
                 remove(temporary_of(path))
             except OSError as error:
-                warnings.warn(f"{path}: cannot be removed ({reason_of(error)}); remove it by hand", stacklevel=2)
+                self._warn_of_rest(path, error)
+
+    def _warn_of_rest(self, path: Path, error: OSError) -> None:
+        said = f"{path}: former checkpoints cannot be removed ({reason_of(error)}); remove them by hand"
+        warnings.warn(said, stacklevel=3)
 
 
 def resume_from(folder: Path) -> Path | None:
@@ -202,6 +263,7 @@ def resume_from(folder: Path) -> Path | None:
     Raises:
         UserError: If `last.ckpt` leads to nothing whole, in a line that names the newest one that is.
     """
+    give_names_back(folder)
     last = folder / LAST
     if is_whole(last):
         return last
@@ -210,11 +272,6 @@ def resume_from(folder: Path) -> Path | None:
         advice = "" if newest is None else f"; go on with --ckpt_path {newest}, which is whole"
         raise UserError(f"{last}: leads to {last.resolve().name}, which is not whole{advice}")
     return newest  # the first one, of a run that was killed before it was linked
-
-
-def _done_everywhere(saving: Saving, device: torch.device) -> bool:
-    done = torch.tensor(float(saving.done()), device=device)
-    return int(all_reduce_sum(done)) == world_size()
 
 
 def _outcome(reasons: list[str | None]) -> Future[None]:

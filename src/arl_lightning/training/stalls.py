@@ -1,5 +1,7 @@
 """A run whose ranks no longer move ends, and says whom it waits for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,7 +11,24 @@ from lightning.pytorch.strategies import ParallelStrategy
 from arl_lightning.distributed import failures
 from arl_lightning.distributed.watchdog import Watchdog
 
-PATIENCE = 3.0  # times as long for what happens once or writes files: compiling, the first step, a checkpoint
+PATIENCE = 3.0  # times as long for what happens once, such as compiling and the first step, and to begin a checkpoint
+
+
+@contextmanager
+def patient(trainer: pl.Trainer, doing: str, seconds: float) -> Iterator[None]:
+    """Let the watchdog wait at least so long for what is done inside; to be entered by all ranks alike.
+
+    Args:
+        trainer: Whose callbacks may have a `StallGuard`.
+        doing: What this rank is about.
+        seconds: What ends by itself after that time.
+    """
+    guards = [each for each in trainer.callbacks if isinstance(each, StallGuard)]  # type: ignore[attr-defined]
+    for guard in guards:
+        guard._mark(doing, max(1.0, seconds / guard.seconds))
+    yield
+    for guard in guards:
+        guard._mark(f"after step {trainer.global_step}")
 
 
 class StallGuard(pl.Callback):
