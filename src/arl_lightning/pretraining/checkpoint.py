@@ -43,8 +43,10 @@ def refuse_other_networks(saved: dict[str, Any], present: dict[str, Any]) -> Non
     """Compare what the weights depend on.
 
     Raises:
-        UserError: If two recipes have other networks, pixels or anatomies.
+        UserError: If two recipes have other networks, pixels or anatomies, or the former one lacks their keys.
     """
+    if (key := _lacking(saved)) is not None:
+        raise UserError(f"model.{key}: the checkpoint, of another version, lacks it; resume with that version")
     for group, names in NETWORK_KEYS.items():
         before, now = saved[group], present[group]
         for name in names:
@@ -55,6 +57,38 @@ def refuse_other_networks(saved: dict[str, Any], present: dict[str, Any]) -> Non
                 )
     if list(saved["anatomies"]) != list(present["anatomies"]):
         raise UserError("model.anatomies: the checkpoint has others; resume with its recipe, or start a new run")
+
+
+def _lacking(recipe: dict[str, Any]) -> str | None:
+    """Name the first key that a described recipe has not, though this version compares it."""
+    for group, names in NETWORK_KEYS.items():
+        for name in names:
+            if name not in recipe.get(group, {}):
+                return f"{group}.{name}"
+    return None if "anatomies" in recipe else "anatomies"
+
+
+def load_to_resume(path: Path) -> dict[str, Any]:
+    """Read all of a checkpoint but weights and optimizer state.
+
+    Raises:
+        UserError: If it cannot be read, or another version wrote it and left out what this one goes on from.
+    """
+    checkpoint = load(path, weights=None)
+    described = checkpoint["arl"]
+    key = _lacking(described.get("recipe", {}))
+    lacking = [
+        *([f"model.{key}"] if key is not None else []),
+        *(name for name in ("nonfinite_steps",) if name not in described),
+        *(name for name in ("global_step", "optimizer_states") if name not in checkpoint),
+    ]
+    if lacking:
+        version = described.get("version", "unknown")
+        raise UserError(
+            f"{path}: written by version {version}, lacks {lacking[0]}; go on with that version, or start a new run in"
+            " another --run.folder"
+        )
+    return checkpoint
 
 
 def load(path: Path, weights: str | None = "") -> dict[str, Any]:
