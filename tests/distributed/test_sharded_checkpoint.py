@@ -7,8 +7,10 @@ import resource
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -21,7 +23,15 @@ from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import DataLoader, IterableDataset
 
 from arl_lightning.distributed import saving, shard_index
-from arl_lightning.distributed.sharded_checkpoint import FolderSource, is_whole, newest_whole, read_folder
+from arl_lightning.distributed.saving import replace, temporary_of
+from arl_lightning.distributed.sharded_checkpoint import (
+    FolderSource,
+    WholeSource,
+    is_whole,
+    newest_whole,
+    read_folder,
+    restore_optimizer,
+)
 from arl_lightning.errors import UserError
 from arl_lightning.models.weights import encoder_of_checkpoint, read_checkpoint, read_encoder
 from arl_lightning.pretraining.arl import ARL
@@ -83,13 +93,21 @@ def train(layout: Layout, rank: int, folder: Path, ckpt_path: Path | None = None
         enable_checkpointing=True,
         **arguments,
     )
+    return {"weights": whole(module), "optimizer": moments(trainer), "nonfinite_steps": module.nonfinite_steps}
+
+
+def sharded_moments(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state, as this rank holds it."""
     state = trainer.optimizers[0].state_dict()["state"]
-    full = {
-        f"{index}.{name}": (value.full_tensor() if hasattr(value, "full_tensor") else value).clone()
-        for index, entries in state.items()
-        for name, value in entries.items()
+    return {f"{index}.{name}": value for index, entries in state.items() for name, value in entries.items()}
+
+
+def moments(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state, put together; on all ranks at once."""
+    return {
+        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).clone()
+        for name, value in sharded_moments(trainer).items()
     }
-    return {"weights": whole(module), "optimizer": full, "nonfinite_steps": module.nonfinite_steps}
 
 
 def copying(folder: Path) -> Around:
@@ -110,16 +128,21 @@ def staged(folder: Path) -> tuple[Around, list[bool]]:
     def save(trainer, module, batch_idx):
         if equal:
             return
-        before, kept = whole(module), [value.clone() for value in module.state_dict().values()]
+        before = {**whole(module), **moments(trainer)}
+        held = [*module.state_dict().values(), *sharded_moments(trainer).values()]
+        kept = [value.clone() for value in held]
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         background = trainer.strategy.save_in_background(checkpoint, folder / "staged.ckpt")
         with torch.no_grad():
-            for value in module.state_dict().values():
+            for value in held:
                 value.zero_()
         background.wait()
-        equal.append(same(before, read_folder(folder / "staged.ckpt")["state_dict"]))
+        read = read_folder(folder / "staged.ckpt")
+        state = read["optimizer_states"][0]["state"]
+        read_moments = {f"{index}.{name}": value for index, each in state.items() for name, value in each.items()}
+        equal.append(same(before, {**read["state_dict"], **read_moments}))
         with torch.no_grad():
-            for value, former in zip(module.state_dict().values(), kept, strict=True):
+            for value, former in zip(held, kept, strict=True):
                 value.copy_(former)
 
     return Around(after=save), equal
@@ -153,6 +176,10 @@ def two_ranks(folder: Path, rank: int) -> dict[str, Any]:
         results["again"] = train(FSDP2, rank, folder / "again", sharded)
         results["ddp"] = train(DDP_2, rank, folder / "ddp", sharded, [copying(folder / "ddp")])
         results["of a file"] = train(FSDP2, rank, folder / "of_file", file, [copying(folder / "of_file")])
+        # What stale names on another node do: the second rank sees the step before, or none.
+        for name, stale in (("older", folder / "fsdp2/step-0000002.ckpt"), ("none", None)):
+            path = stale if rank == 1 else folder / "fsdp2/step-0000004.ckpt"
+            results[name] = train(FSDP2, rank, folder / f"stale {name}", path)
         callback, results["staged"] = staged(folder)
         other = {"decoder": {"dim": 32}}
         results["other"] = refusal(lambda: train(FSDP2, rank, folder / "other", sharded, **other))
@@ -231,6 +258,12 @@ def test_the_first_checkpoint_knows_no_optimizer_state_of_the_discriminator(shar
     groups = {group["name"]: group["params"] for group in state["param_groups"]}
     assert state["state"].keys() >= set(groups["student"])
     assert not state["state"].keys() & set(groups["discriminator"])
+
+
+@pytest.mark.parametrize("name", ["older", "none"])
+def test_all_ranks_go_on_from_what_the_first_one_sees(ranks, name):
+    for rank in ranks:
+        assert same(rank[name], rank["straight"])
 
 
 @pytest.mark.parametrize("name", ["ddp", "of a file"])
@@ -354,6 +387,37 @@ def test_a_checkpoint_with_a_cut_file_is_not_whole(copy, name):
     assert newest_whole(copy.parent) == whole_one
     with pytest.raises(UserError, match=rf"{copy.name}: is not whole \({name} is cut.*\); .* go on from {whole_one},"):
         read_checkpoint(copy)
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_kill_while_a_folder_takes_another_s_place_leaves_what_last_leads_to(copy, renamed):
+    folder = copy.parent
+    (folder / "last.ckpt").symlink_to(copy.name)
+    shutil.copytree(copy, temporary_of(copy))
+    rename, done = Path.rename, []
+
+    def rename_or_die(path: Path, target: Path) -> Path:
+        if len(done) == renamed:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    with mock.patch.object(Path, "rename", rename_or_die), suppress(KeyboardInterrupt):
+        replace(temporary_of(copy), copy)
+    assert resume_from(folder) == folder / "last.ckpt"
+    RunCheckpoints(folder, 1, 1).setup(SimpleNamespace(is_global_zero=True), None, "fit")
+    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", copy.name]
+    assert read_folder(folder / "last.ckpt")["global_step"] == 2
+
+
+def test_another_optimizer_s_state_is_told_in_a_line(sharded):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
+    with pytest.raises(UserError, match=r"step-0000002.ckpt: holds state of \d+ parameters, this run has 1"):
+        restore_optimizer(FolderSource(sharded), 0, optimizer)
+    checkpoint = read_folder(sharded)
+    checkpoint["optimizer_states"][0]["state"] = {}
+    with pytest.raises(UserError, match=r"old.ckpt: holds another optimizer's state \(.*number of parameter groups\)"):
+        restore_optimizer(WholeSource(Path("old.ckpt"), checkpoint), 0, optimizer)
 
 
 def test_a_shard_that_cannot_be_read_is_named_with_the_newest_whole_checkpoint(copy):
