@@ -1,7 +1,7 @@
 """Each parameter's gradient travels once a step, each block's weights once a forward and once a backward pass."""
 
 import pytest
-from exchanges import CASES, NUM_COUNTED_STEPS
+from exchanges import CASES, KEPT, NUM_COUNTED_STEPS
 from layouts import DDP_2, FSDP2
 
 BLOCKS = [f"encoder.blocks.{index}" for index in range(2)]
@@ -32,3 +32,13 @@ def test_all_passes_of_a_batch_share_one_gathering(results, case):
         assert {name: count for name, count in counted["gathered"].items() if name != "discriminator"} == once | twice
         # Its gradient with respect to the reconstruction comes before the backward pass: its weights are freed once.
         assert counted["gathered"]["discriminator"] <= 2 * counted["batches"]
+
+
+def test_weights_that_are_kept_are_gathered_once_a_batch(results):
+    for rank in results(FSDP2):
+        counted = rank["exchanges"][KEPT]
+        networks = ["student", "teacher", *(f"teacher.{block}" for block in BLOCKS), *TRAINED]
+        assert {name: count for name, count in counted["gathered"].items() if name != "discriminator"} == dict.fromkeys(
+            networks, counted["batches"]
+        )
+        assert counted["reduced"] == dict.fromkeys([*TRAINED, "student", "discriminator"], NUM_COUNTED_STEPS)
