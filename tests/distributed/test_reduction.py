@@ -3,17 +3,14 @@
 Three, because the sum of two numbers has the same bits either way round.
 """
 
-import os
-import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from several_ranks import spawn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -23,7 +20,6 @@ from arl_lightning.distributed.exchanges import Exchange, Exchanges
 from arl_lightning.distributed.reduction import part_sizes, register, time_sharded
 
 WORLD_SIZE = 3
-TIMEOUT = 120.0
 SIZES = (1, 2, 7, 1001, 64, 5, 300)  # buckets of fewer elements than ranks, and not divisible by them
 KILOBYTE = 1 / 1024  # in megabytes
 
@@ -155,12 +151,10 @@ def late_rank(rank: int) -> dict[str, float]:
     return {"exchange": exchanges.take(), "iteration": time.perf_counter() - started, "again": exchanges.take()}
 
 
-def run_rank(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def run_rank(rank: int) -> dict[str, Any]:
     dist.init_process_group("gloo", rank=rank, world_size=WORLD_SIZE)
     exchanges = Exchanges()
-    results: dict[str, Any] = {
+    return {
         "averaged": {
             (packing, str(dtype), ordered): averaged(packing, dtype, ordered, rank)
             for packing in PACKINGS
@@ -179,31 +173,11 @@ def run_rank(rank: int, port: int, folder: str) -> None:
         "sharded seconds": exchanges.take(),
         "late": late_rank(rank),
     }
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    context = torch.multiprocessing.start_processes(
-        run_rank, (free_port(), str(folder)), WORLD_SIZE, join=False, start_method="spawn"
-    )
-    deadline = time.monotonic() + TIMEOUT
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, f"{WORLD_SIZE} ranks did not end in {TIMEOUT:.0f} s"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+    return spawn(run_rank, WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
 
 
 def equal(some: list[Tensor], others: list[Tensor]) -> bool:

@@ -1,30 +1,23 @@
 """The exchange of gradients in a whole run on two ranks, replicated and sharded."""
 
-import logging
-import os
-import socket
-import time
-import warnings
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
+from several_ranks import spawn
 from tiny_arl import Recorder, fit, random_batch, tiny_arl, tiny_encoder
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
+from arl_lightning.distributed.fsdp2 import FSDP2Strategy
 from arl_lightning.training.communication import Communication
 from arl_lightning.training.setting import gather_setting
 
 WORLD_SIZE, NUM_STEPS, ACCUMULATED = 2, 4, 2
-TIMEOUT = 120.0
 SHARE = "train/communication_share"
 
 
@@ -34,7 +27,7 @@ class Sharded(pl.LightningModule):
     def configure_model(self) -> None:
         if not hasattr(self, "network"):
             self.network = nn.Sequential(nn.Linear(24, 48), nn.Linear(48, 24))
-            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+            fully_shard(self.network, mesh=self.device_mesh)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         return self.network(batch["images"]).square().mean()
@@ -60,46 +53,22 @@ def replicated_run(rank: int) -> dict[str, Any]:
 def sharded_run() -> dict[str, Any]:
     recorder = Recorder()
     batches = [{"images": torch.ones(2, 24), "key": ["a", "b"]}] * NUM_STEPS
-    strategy = ModelParallelStrategy(WORLD_SIZE, 1, process_group_backend="gloo")
+    strategy = FSDP2Strategy(timeout=timedelta(seconds=60))
     options: dict[str, Any] = {"strategy": strategy, "devices": WORLD_SIZE, "precision": "32-true"}
     fit(Sharded(), batches, NUM_STEPS, [Communication(), recorder], **options)
     return {"shares": [metrics.get(SHARE) for metrics in recorder.metrics]}
 
 
-def run_rank(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+def run_rank(rank: int) -> dict[str, Any]:
     with tiny_encoder():
         replicated = replicated_run(rank)
-    results = {"replicated": replicated, "sharded": sharded_run()}
-    results["setting"] = gather_setting(torch.device("cpu"), num_workers=rank).plain()
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+    setting = gather_setting(torch.device("cpu"), num_workers=rank).plain()
+    return {"replicated": replicated, "sharded": sharded_run(), "setting": setting}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    context = torch.multiprocessing.start_processes(
-        run_rank, (free_port(), str(folder)), WORLD_SIZE, join=False, start_method="spawn"
-    )
-    deadline = time.monotonic() + TIMEOUT
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, f"{WORLD_SIZE} ranks did not end in {TIMEOUT:.0f} s"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+    return spawn(run_rank, WORLD_SIZE, tmp_path_factory.mktemp("ranks"))
 
 
 def test_every_gradient_is_averaged_once_a_step(ranks):

@@ -100,7 +100,11 @@ class Exchanges:
             work.get_future().add_done_callback(lambda _: self.end(exchange))
 
     def take(self) -> float:
-        """Return the seconds since the last call, up to the first exchange that is still under way."""
+        """Return the seconds since the last call, up to the first exchange that is still under way.
+
+        A lower bound on GPUs: where one that was begun later, on another stream, starts earlier on the device, its time
+        before the other's start is left out.
+        """
         seconds = 0.0
         while self._open and (stop := self._open[0].stop) is not None and stop.passed():
             start = self._open.popleft().start

@@ -38,8 +38,9 @@ def shard_network(
         blocks: Modules below it.
         mesh: ("shard") or ("replicate", "shard").
         half: Type in which blocks are gathered for mixed precision. What the root holds (embeddings, norms, heads)
-            stays as it is, so that the tokens that run through the blocks are not rounded; gradients are summed in
-            float32. None to gather weights as they are.
+            stays as it is, so that the tokens that run through the blocks are not rounded. A rank adds up a block's
+            gradients of one batch's passes in this type; batches and ranks are summed in float32. None to gather
+            weights as they are.
         cpu_offload: Keep shards in the host's memory.
         reshard_after_forward: Free a block's gathered weights after its forward pass. A network without gradients is
             always freed, root and all: nothing else would, and the next forward pass would use old weights.

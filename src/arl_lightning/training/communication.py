@@ -17,7 +17,8 @@ class Communication(pl.Callback):
 
     That is the share of time in which gradients, and sharded weights, were being exchanged. It is what this rank sees,
     time spent waiting for a slower rank included; where the exchange overlaps with computation it is no loss of as much
-    time. Small exchanges of losses, lambda and centers are not in it. Nothing happens in a run of one process.
+    time. Small exchanges of losses, lambda and centers are not in it, nor all of those that overlap on a GPU: it is a
+    lower bound. Nothing happens in a run of one process.
 
     Args:
         ordered_sum: Add up the ranks in their order, so that a resumed run has the bits of a straight one; by default

@@ -12,7 +12,7 @@ def silence_lightning() -> None:
         "LightningCLI's args parameter",  # our own entry point gives both
         "You defined a `validation_step` but have no `val_dataloader`",  # held-out shards are an option
         "Grad strides do not match bucket view strides",  # of the discriminator's last layer, 256 weights
-        "FSDP2-wrapped module .* returned a view tensor",  # nobody changes the discriminator's logits in place
+        "FSDP2-wrapped module .* returned a view tensor",  # nobody changes in place what networks return
         "The `srun` command is available",  # a laptop's worth of processes on a login node is no mistake
         "Using ModelCheckpoint with manual optimization",  # the state after the step is what we want
         "Total length of `list` across ranks is zero",  # likewise
