@@ -21,6 +21,7 @@ from arl_lightning.training import checkpoint_io
 from arl_lightning.training import checkpoints as module
 from arl_lightning.training.checkpoint_io import AtomicCheckpointIO
 from arl_lightning.training.checkpoints import RunCheckpoints, resume_from
+from arl_lightning.training.preemption import Agreement
 
 BATCHES = [random_batch(seed=seed) for seed in range(20)]
 
@@ -229,6 +230,16 @@ def test_what_cannot_be_removed_is_warned_of_and_training_goes_on(tmp_path):
         pytest.warns(UserWarning, match=r"former checkpoints cannot be removed \(Input/output error\)"),
     ):
         assert train(tmp_path, 6)[0] == [2, 4, 6]
+
+
+def test_the_end_of_a_save_is_known_one_batch_late_so_that_no_rank_waits_for_the_answer(tmp_path):
+    checkpoints, future = RunCheckpoints(tmp_path, 1, 1), Future()
+    checkpoints._agreement = Agreement(1)
+    saving = Saving(tmp_path / "step-0000002.ckpt", future)
+    known = [checkpoints._has_ended_everywhere(saving) for _ in range(2)]
+    future.set_result(None)
+    known += [checkpoints._has_ended_everywhere(saving) for _ in range(2)]
+    assert known == [False, False, False, True]
 
 
 @pytest.mark.parametrize("outcome", [OSError(28, "No space left on device"), None])
