@@ -27,7 +27,6 @@ from arl_lightning.pretraining.preflight_disk import (
     refuse_full_cache,
 )
 from arl_lightning.pretraining.recipe import PretrainCLI, build_cli, check_recipe
-from arl_lightning.pretraining.trainer import chosen_strategy
 from arl_lightning.training.quiet import silence_lightning
 
 USAGE = """\
@@ -71,7 +70,6 @@ def preflight(arguments: Sequence[str], say: Callable[[str], None] = print) -> N
     cli = build_cli(words, with_trainer=False)
     check_recipe(cli)
     trainer = cli.config["trainer"]
-    chosen_strategy(cli.config_init["trainer"]["strategy"], cli.distributed, trainer["num_nodes"])
     size = checkpoint_bytes(cli.model, str(trainer["precision"]))
     _line(say, "recipe", _recipe(cli))
     ranks = asked_for(trainer["accelerator"], trainer["devices"], trainer["num_nodes"], own.gpus)

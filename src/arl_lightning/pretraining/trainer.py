@@ -36,14 +36,14 @@ def trainer_arguments(run: Run, distributed: Distributed, given: Mapping[str, An
         UserError: If the strategy cannot be used, or the ranks could not meet.
     """
     return {
-        "strategy": strategy_of(given, distributed),
+        "strategy": chosen_strategy(given, distributed),
         "callbacks": _callbacks(run, distributed, _listed(given["callbacks"])),
         "plugins": [*_listed(given["plugins"]), *cluster_environment(), AtomicCheckpointIO()],
         "logger": TensorBoardLogger(run.path, name="", version="tensorboard"),
     }
 
 
-def strategy_of(given: Mapping[str, Any], distributed: Distributed) -> Strategy | str:
+def chosen_strategy(given: Mapping[str, Any], distributed: Distributed) -> Strategy | str:
     """Return the strategy that a recipe names, or gives as a class; for several ranks `auto` is ddp.
 
     A class gets its arguments from the recipe, none of `distributed`.
@@ -57,12 +57,7 @@ def strategy_of(given: Mapping[str, Any], distributed: Distributed) -> Strategy 
         gpus = torch.cuda.device_count() or None
         ranks = asked_for(given["accelerator"], given["devices"], given["num_nodes"], gpus)
         strategy = DDP if ranks.world_size > 1 else AUTO
-    return chosen_strategy(strategy, distributed, given["num_nodes"])
-
-
-def chosen_strategy(given: Strategy | str, distributed: Distributed, num_nodes: int) -> Strategy | str:
-    """Build a strategy that is named; one that is given as a class is built already."""
-    return build_strategy(given, distributed, num_nodes) if isinstance(given, str) else given
+    return build_strategy(strategy, distributed, given["num_nodes"]) if isinstance(strategy, str) else strategy
 
 
 def check_strategy(given: Mapping[str, Any], distributed: Distributed) -> None:
