@@ -5,14 +5,14 @@
 #   slurm/finetune.sh [SBATCH OPTION ...] [-- RECIPE OVERRIDE ...]    with slurm/cluster.env
 #   sbatch --array=0-5 [SBATCH OPTION ...] slurm/finetune.sh [-- RECIPE OVERRIDE ...]
 #
-# TASKS     names of downstream tasks (default: busi gbcu pocus)
+# TASKS     names of downstream tasks (default: all six)
 # SEEDS     numbers (default: 0 1 2)
 # CKPT      the weights, as --checkpoint takes them (default: none, random weights)
 # TASK_DATA holds one folder a task, by its name (default: data/tasks); or `phantom`, which draws made-up images
 # PROTOCOL  finetune, probe, knn or segment (default: finetune); SIZE its recipe (default: base)
 # OUT       holds TASK/seed_N of each run, then report.md (default: runs/PROTOCOL)
 #SBATCH --job-name=finetune
-#SBATCH --array=0-8
+#SBATCH --array=0-17
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
@@ -34,7 +34,7 @@ here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
 
 load_settings
-read -ra tasks <<<"${TASKS:-busi gbcu pocus}"
+read -ra tasks <<<"${TASKS:-busi gbcu pocus echonet thyroid echo_views}"
 read -ra seeds <<<"${SEEDS:-0 1 2}"
 protocol=${PROTOCOL:-finetune}
 out=${OUT:-$(runs_folder)/$protocol}
