@@ -1,8 +1,9 @@
 import pytest
 import torch
-from tiny_arl import IMAGE_SIZE, LOCAL_SIZE, NO_AUGMENTATION, NUM_PATCHES, part, random_batch
+from tiny_arl import IMAGE_SIZE, LOCAL_SIZE, NO_AUGMENTATION, NUM_PATCHES, fit, part, random_batch, tiny_arl
 
 from arl_lightning.data.augmentation import Augmentation
+from arl_lightning.models.sampling import visible_positions
 from arl_lightning.pretraining.options import Masking, Pixels
 from arl_lightning.pretraining.views import draw_mask, drop_anatomy, make_views, stack_views
 
@@ -46,6 +47,21 @@ def test_visible_positions_are_those_not_masked():
     assert views.mask.sum(1).tolist() == [12] * 6
     for mask, visible in zip(views.mask, views.visible, strict=True):
         assert visible.tolist() == (~mask).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("kind", ["random", "block"])
+@pytest.mark.parametrize("ratio", [0.1, 0.4, 0.75])
+def test_the_number_of_visible_patches_is_known(kind, ratio):
+    views = views_of(random_batch(3), masking=Masking(kind, ratio))
+    assert (~views.mask).sum(1).tolist() == [views.num_visible] * 6
+    assert torch.equal(views.visible, visible_positions(views.mask))
+
+
+def test_training_counts_no_visible_patches(monkeypatch):
+    # Counting makes the process wait for its GPU.
+    monkeypatch.setattr(torch.Tensor, "aminmax", lambda counts: pytest.fail("counted"))
+    for choice in ({"patch_weight": 0.5}, {"student_view": "full"}, {"enabled": False}):
+        fit(tiny_arl(self_distillation=choice), [random_batch()], 1)
 
 
 @pytest.mark.parametrize("kind", ["random", "block"])

@@ -69,15 +69,16 @@ class Decoder(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, patch_tokens: Tensor, mask: Tensor) -> Decoded:
+    def forward(self, patch_tokens: Tensor, mask: Tensor, num_visible: int | None = None) -> Decoded:
         """Predict the pixels of every patch.
 
         Args:
             patch_tokens: (B, V, D) visible tokens in ascending position, without prefix tokens.
             mask: (B, N) bool, True where hidden.
+            num_visible: V, where the caller knows it of every image; None to count.
         """
         embedded = self.embed(patch_tokens)
-        index = visible_positions(mask)[..., None].expand_as(embedded)
+        index = visible_positions(mask, num_visible)[..., None].expand_as(embedded)
         tokens = self.mask_token.to(embedded.dtype).expand(*mask.shape, -1).scatter(1, index, embedded)  # (B, N, E)
         tokens = tokens + self.position
         for block in self.blocks:

@@ -28,11 +28,13 @@ class Pass(NamedTuple):
         image: (B, C, H, W).
         anatomy: (B,) int64 vocabulary indices, or None for no conditioning.
         mask: (B, N) bool, True where hidden, the same number in every image; None to see everything.
+        num_visible: How many patches the mask leaves visible, where that is known; None to count.
     """
 
     image: Tensor
     anatomy: Tensor | None
     mask: Tensor | None
+    num_visible: int | None = None
 
 
 class AViT(VisionTransformer):
@@ -125,7 +127,7 @@ class AViT(VisionTransformer):
         """
         states = []
         for each in passes:
-            tokens, layout = self._embed(each.image, each.mask)
+            tokens, layout = self._embed(each.image, each.mask, each.num_visible)
             states.append(Tokens(tokens, layout, self._one_hot(each.anatomy, tokens)))
         recompute = self.grad_checkpointing and self.training
         for block in self.blocks:
@@ -179,11 +181,11 @@ class AViT(VisionTransformer):
                 intermediates.append((patches, prefix) if return_prefix_tokens else patches)
         return intermediates if intermediates_only else (self.norm(tokens), intermediates)
 
-    def _embed(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, TokenLayout]:
+    def _embed(self, image: Tensor, mask: Tensor | None, num_visible: int | None = None) -> tuple[Tensor, TokenLayout]:
         height, width = image.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"image of {height} x {width} pixels is not divisible by patches of {self.patch_size}")
-        layout = TokenLayout.from_mask(mask, height // self.patch_size, width // self.patch_size)
+        layout = TokenLayout.from_mask(mask, height // self.patch_size, width // self.patch_size, num_visible)
         tokens = self._pos_embed(self.patch_embed(image))
         if layout.visible is not None:
             prefix, patches = tokens.tensor_split((self.num_prefix_tokens,), dim=1)

@@ -68,6 +68,7 @@ class Student(nn.Module):
         mask: Tensor | None,
         distil_full_view: bool = False,
         distil_patches: bool = False,
+        num_visible: int | None = None,
     ) -> StudentOutput:
         """Encode masked global views and whole local views, one pass each, side by side.
 
@@ -78,8 +79,9 @@ class Student(nn.Module):
             mask: (G * B, N) bool, True where hidden; None to show everything.
             distil_full_view: Take the global views' class tokens from a further, unmasked pass.
             distil_patches: Return patch logits too.
+            num_visible: V, where it is known; None to count.
         """
-        passes = [_pass(global_images, anatomy, mask)]
+        passes = [_pass(global_images, anatomy, mask, num_visible)]
         if distil_full_view and mask is not None:
             passes.append(_pass(global_images, anatomy, None))
         num_global_passes = len(passes)
@@ -87,7 +89,7 @@ class Student(nn.Module):
             passes.append(_pass(local_images, anatomy, None))
         tokens = self.encoder.forward_passes(passes)
         patch_tokens = tokens[0][:, self.encoder.num_prefix_tokens :]
-        decoded = self.decoder(patch_tokens, mask) if self.decoder is not None else None
+        decoded = self.decoder(patch_tokens, mask, num_visible) if self.decoder is not None else None
         cls_tokens, *local = (each[:, 0] for each in tokens[num_global_passes - 1 :])
         if self.head is None:
             return StudentOutput(cls_tokens, None, None, decoded)
@@ -95,8 +97,8 @@ class Student(nn.Module):
         return StudentOutput(cls_tokens, self.head(torch.cat([cls_tokens, *local])), patch_logits, decoded)
 
 
-def _pass(images: Tensor, anatomy: Tensor, mask: Tensor | None) -> Pass:
-    return Pass(images, anatomy.repeat(len(images) // len(anatomy)), mask)
+def _pass(images: Tensor, anatomy: Tensor, mask: Tensor | None, num_visible: int | None = None) -> Pass:
+    return Pass(images, anatomy.repeat(len(images) // len(anatomy)), mask, num_visible)
 
 
 class Teacher(nn.Module):

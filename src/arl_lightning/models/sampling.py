@@ -34,20 +34,21 @@ class TokenLayout:
     rows: Tensor | None = None
 
     @classmethod
-    def from_mask(cls, mask: Tensor | None, height: int, width: int) -> "TokenLayout":
+    def from_mask(cls, mask: Tensor | None, height: int, width: int, num_visible: int | None = None) -> "TokenLayout":
         """Lay out the visible tokens of a mask.
 
         Args:
             mask: (B, N) bool, True where hidden; None for a full grid.
             height: Rows of the grid.
             width: Columns of the grid.
+            num_visible: V, where the caller knows it.
 
         Raises:
             ValueError: If the mask does not fit the grid, or hides unlike numbers of patches in two images.
         """
         if mask is None:
             return cls(height, width)
-        visible = visible_positions(mask)
+        visible = visible_positions(mask, num_visible)
         if mask.shape[1] != height * width:
             raise ValueError(f"mask has {mask.shape[1]} positions, the patch grid {height} x {width}")
         rows = torch.full(mask.shape, -1, dtype=torch.long, device=mask.device)
@@ -77,16 +78,21 @@ class TokenLayout:
         return tokens.gather(1, self.visible[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def visible_positions(mask: Tensor) -> Tensor:
+def visible_positions(mask: Tensor, num_visible: int | None = None) -> Tensor:
     """Return the positions, (B, V) ascending, that a (B, N) mask leaves visible.
+
+    Args:
+        mask: True where hidden.
+        num_visible: V, where the caller knows it of every image; else it is counted, for which a GPU is waited for.
 
     Raises:
         ValueError: If two images of the batch have unlike numbers of visible patches, or none.
     """
-    fewest, most = (~mask).sum(1).aminmax()
-    num_visible = int(fewest)
-    if num_visible != int(most) or num_visible == 0:
-        raise ValueError(f"every image needs the same, positive number of visible patches, got {num_visible}-{most}")
+    if num_visible is None:
+        fewest, most = map(int, (~mask).sum(1).aminmax())
+        if fewest != most or fewest == 0:
+            raise ValueError(f"every image needs the same, positive number of visible patches, got {fewest}-{most}")
+        num_visible = fewest
     return mask.to(torch.uint8).argsort(dim=1, stable=True)[:, :num_visible]
 
 

@@ -253,7 +253,13 @@ class ARL(pl.LightningModule):
         """Let the student see masked global views and whole local views."""
         full_view = self.self_distillation.student_view == "full"
         return self.student(
-            views.global_images, views.local_images, views.anatomy, views.mask, full_view, self.distils_patches
+            views.global_images,
+            views.local_images,
+            views.anatomy,
+            views.mask,
+            full_view,
+            self.distils_patches,
+            views.num_visible,
         )
 
     def distillation_loss(

@@ -12,7 +12,7 @@ from arl_lightning.data.augmentation import NUM_UNIFORMS, Augmentation, augment
 from arl_lightning.data.batch import PretrainingBatch
 from arl_lightning.data.draws import uniform
 from arl_lightning.models.sampling import visible_positions
-from arl_lightning.objectives.masking import NUM_BLOCKS, block_mask, random_mask
+from arl_lightning.objectives.masking import NUM_BLOCKS, block_mask, num_hidden_patches, random_mask
 from arl_lightning.pretraining.options import Masking, Pixels
 
 # Streams of a sample's seed, one for each use.
@@ -28,17 +28,19 @@ class Views:
         local_images: (L * B, C, h, w), or None.
         anatomy: (B,) vocabulary indices.
         mask: (G * B, N) bool, True where hidden; None without masking.
+        num_visible: V patches of each view; None without masking.
     """
 
     global_images: Tensor
     local_images: Tensor | None
     anatomy: Tensor
     mask: Tensor | None
+    num_visible: int | None
 
     @property
     def visible(self) -> Tensor | None:
         """(G * B, V) positions of visible patches; None without masking."""
-        return None if self.mask is None else visible_positions(self.mask)
+        return None if self.mask is None else visible_positions(self.mask, self.num_visible)
 
 
 def make_views(
@@ -62,6 +64,7 @@ def make_views(
         dtype: Of the images.
     """
     seeds, crops, local_crops = batch["seed"], batch["global_views"], batch["local_views"]
+    num_patches = grid_size[0] * grid_size[1]
     local_images = None
     if local_crops.shape[1] > 0:
         local_images = stack_views(_augmented(local_crops, seeds, LOCAL_PHOTOMETRY, augmentation, dtype), pixels)
@@ -70,6 +73,7 @@ def make_views(
         local_images,
         anatomy,
         None if masking is None else draw_mask(seeds, crops.shape[1], grid_size, masking),
+        None if masking is None else num_patches - num_hidden_patches(num_patches, masking.ratio),
     )
 
 
