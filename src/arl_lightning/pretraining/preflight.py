@@ -16,7 +16,7 @@ from arl_lightning.data.stream.epoch import EpochPlan, Layout
 from arl_lightning.data.wording import human_size
 from arl_lightning.errors import UserError
 from arl_lightning.pretraining.allocation import Allocation, Ranks, asked_for, refuse_other_job
-from arl_lightning.pretraining.checkpoint import describe, load, refuse_other_networks
+from arl_lightning.pretraining.checkpoint import describe, load_to_resume, refuse_other_networks
 from arl_lightning.pretraining.command import checkpoint_to_resume
 from arl_lightning.pretraining.preflight_data import Needs, loading_needs, refuse_starving
 from arl_lightning.pretraining.preflight_disk import (
@@ -169,7 +169,7 @@ def _check_checkpoint(cli: PretrainCLI, say: Callable[[str], None]) -> int:
     if path is None:
         _line(say, "begins", f"at step 0 in {run.path}")
         return 0
-    saved, data = load(path, weights=None), type(cli.datamodule).__qualname__
+    saved, data = load_to_resume(path), type(cli.datamodule).__qualname__
     try:
         if data not in saved:
             raise UserError("does not say how far it is in the data, so it is of another version; start a new run")
