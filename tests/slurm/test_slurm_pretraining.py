@@ -23,6 +23,7 @@ NUM_STEPS = 24 + 2 * NUM_SIGNALS  # each start takes a step or two before it sto
 BRAKED_SECONDS = 3.0  # a step takes
 SHARDS_A_STEP = 2  # of each rank: batches of 4 from shards of 2
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
+FOUR_RANKS = ("--nodes=2", "--ntasks-per-node=2")  # three or more do not sum in any order alike
 
 
 @dataclass
@@ -89,24 +90,27 @@ def uninterrupted(shared: Path, corpus: Path) -> Path:
     return shared / "uninterrupted"
 
 
-def test_two_nodes_of_two_ranks_train_and_finish(submit, shared, corpus):
-    job = submit(
-        "pretrain_64gpu.sh",
-        "--nodes=2",
-        "--ntasks-per-node=2",
-        words=words(shared / "whole", corpus, 6),
-        by_itself=True,
-    )
-    assert job.wait() == "COMPLETED"
-    assert torch.load(shared / "whole/checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+@pytest.fixture(scope="module")
+def whole(shared: Path, corpus: Path) -> Job:
+    """A run of four ranks on two nodes that nothing happens to, by a script that submits itself."""
+    submit = Submitter(shared)
+    job = submit("pretrain_64gpu.sh", *FOUR_RANKS, words=words(shared / "whole", corpus), by_itself=True)
+    assert job.wait() == "COMPLETED", job.text
+    return job
+
+
+def test_two_nodes_of_two_ranks_train_and_finish(whole, shared):
+    job = whole
+    assert job.restarts == 0
+    assert torch.load(shared / "whole/checkpoints/last.ckpt", weights_only=True)["global_step"] == NUM_STEPS
     assert "global batch    4 images x 4 ranks x 1 accumulated = 16" in job.text
     assert re.search(r"^0: nodes +2 nodes x 2 ranks on .*: (\S+)$", job.text, re.M)[1] == job.told()["NodeList"]
     assert job.text.splitlines()[-1].startswith(f"job {job.number}: done")
 
 
-def test_a_run_that_its_time_limit_stops_ends_as_if_it_had_not(submit, shared, brake, uninterrupted):
+def test_a_run_that_its_time_limit_stops_ends_as_if_it_had_not(submit, shared, brake, whole):
     folder = shared / "limited"
-    job = submit("pretrain_64gpu.sh", *TWO_NODES, "--time=60", "--signal=USR1@40", words=words(folder, brake.shards))
+    job = submit("pretrain_64gpu.sh", *FOUR_RANKS, "--time=60", "--signal=USR1@40", words=words(folder, brake.shards))
     job.wait_until(steps_are_taken(job, 1), "first step")
     # Limits are whole minutes, and looked at each half minute: the signal needs one such look before the limit.
     limit = int(seconds_run(job) + 35) // 60 + 1
@@ -117,7 +121,7 @@ def test_a_run_that_its_time_limit_stops_ends_as_if_it_had_not(submit, shared, b
     assert job.wait() == "COMPLETED"
     assert job.restarts == 1
     assert "stopped by SIGUSR1 at step" in job.text
-    assert_alike(folder, uninterrupted)
+    assert_alike(folder, shared / "whole")
 
 
 def steps_are_taken(job: Job, start: int) -> Callable[[], bool]:
