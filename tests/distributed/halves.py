@@ -12,7 +12,7 @@ from layouts import FSDP2, Layout, whole
 from tiny_arl import fit, part, random_batch, tiny_arl
 from torch import Tensor
 
-from arl_lightning.pretraining import arl
+from arl_lightning.pretraining import build
 
 NUM_IMAGES, NUM_STEPS = 8, 3
 
@@ -54,7 +54,7 @@ def train_in_halves(layout: Layout, rank: int) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(F, "layer_norm", layer_norm_of_gpus))
         if layout == FSDP2:
-            stack.enter_context(mock.patch.object(arl, "shard_network", _in_halves(arl.shard_network)))
+            stack.enter_context(mock.patch.object(build, "shard_network", _in_halves(build.shard_network)))
         fit(module, batches, NUM_STEPS, [exchanges, tokens], **more)
     return {
         "start": start,

@@ -6,7 +6,6 @@ Legend: B images, G global views, N patches, P pixels of a patch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from arl_lightning.data.augmentation import Augmentation
 from arl_lightning.data.batch import PretrainingBatch
 from arl_lightning.distributed.collectives import all_reduce_mean
 from arl_lightning.distributed.fsdp2 import FSDP2Strategy
-from arl_lightning.distributed.sharding import broadcast_weights, shard_network
+from arl_lightning.distributed.sharding import broadcast_weights
 from arl_lightning.distributed.strategies import refuse_strategy
 from arl_lightning.errors import UserError
 from arl_lightning.models.discriminator import PatchDiscriminator
@@ -34,7 +33,7 @@ from arl_lightning.pretraining.build import (
     build_student,
     check_masking,
     compile_blocks,
-    transformer_blocks,
+    shard_networks,
 )
 from arl_lightning.pretraining.checkpoint import arguments, describe, load, refuse_other_networks
 from arl_lightning.pretraining.distillation import Distillation
@@ -171,16 +170,7 @@ class ARL(pl.LightningModule):
         # The CPU's layer norm takes no bfloat16 weights for float32 tokens, which autocast mends on GPUs only.
         halves = self.trainer.precision == "bf16-mixed" and strategy.root_device.type != "cpu"
         half = torch.bfloat16 if halves else None
-        share = partial(shard_network, mesh=strategy.device_mesh, cpu_offload=strategy.cpu_offload, half=half)
-        for network in (self.student, self.teacher):
-            share(
-                network,
-                transformer_blocks(network),
-                reshard_after_forward=strategy.reshard_after_forward,
-                block_methods=("forward_passes",),
-            )
-        if self.discriminator is not None:
-            share(self.discriminator, ())
+        shard_networks(self.student, self.teacher, self.discriminator, strategy, half)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the one optimizer; its rates are scaled by the global batch."""

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import nn
 
+from arl_lightning.distributed.fsdp2 import FSDP2Strategy
+from arl_lightning.distributed.sharding import shard_network
 from arl_lightning.errors import UserError
 from arl_lightning.models.decoder import Decoder
 from arl_lightning.models.encoder import AViT
@@ -81,6 +84,34 @@ def compile_blocks(network: Student | Teacher) -> None:
     torch._dynamo.config.optimize_ddp = False
     for block in transformer_blocks(network):
         block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def shard_networks(
+    student: Student,
+    teacher: Teacher,
+    discriminator: nn.Module | None,
+    strategy: FSDP2Strategy,
+    half: torch.dtype | None,
+) -> None:
+    """Shard each network as one root, block by block.
+
+    Args:
+        student: Its weights are those of all ranks already, as are the others'.
+        teacher: Of the student.
+        discriminator: None where it is off.
+        strategy: Says how ranks are laid out.
+        half: Type in which blocks are gathered; None to gather them as they are.
+    """
+    share = partial(shard_network, mesh=strategy.device_mesh, cpu_offload=strategy.cpu_offload, half=half)
+    for network in (student, teacher):
+        share(
+            network,
+            transformer_blocks(network),
+            reshard_after_forward=strategy.reshard_after_forward,
+            block_methods=("forward_passes",),
+        )
+    if discriminator is not None:
+        share(discriminator, ())
 
 
 def check_masking(masking: options.Masking, num_patches: int) -> None:
