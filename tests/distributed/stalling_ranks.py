@@ -21,12 +21,14 @@ from arl_lightning.distributed.watchdog import Watchdog
 
 WORLD_SIZE, SHORT, LONG = 3, 6.0, 100.0
 DEADLINE = 90.0
+LATE = 15.0
 BAD_STEP, NUM_STEPS = 5, 40
 
 # The rank that does it, what it does in step 5, and the seconds that the watchdog waits.
 FAULTS: dict[str, tuple[int, Callable[[], object], float]] = {
     "stopped": (1, lambda: os.kill(os.getpid(), signal.SIGSTOP), SHORT),
     "killed": (2, lambda: os.kill(os.getpid(), signal.SIGKILL), LONG),
+    "killed, seen late": (2, lambda: os.kill(os.getpid(), signal.SIGKILL), LONG),
     "first killed": (0, lambda: os.kill(os.getpid(), signal.SIGKILL), LONG),
     "sleeping": (1, lambda: time.sleep(1000), SHORT),
     "raising": (1, lambda: 1 / 0, LONG),
@@ -59,6 +61,8 @@ def train(rank: int, port: int, fault: str, began: Path) -> None:
             dist.all_reduce(torch.ones(3))
         watchdog.stop()
     except Exception as error:
+        if fault == "killed, seen late" and rank == 1:
+            time.sleep(LATE)  # the first rank has told of it and ended, and its store with it
         watchdog.fail(None if failures.is_a_peers(error) else failures.in_words(error))
         failures.leave(failures.report(error))
 

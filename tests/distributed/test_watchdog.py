@@ -67,6 +67,13 @@ def test_a_rank_that_is_killed_is_named_within_seconds(ended):
     assert seconds < VERDICT
 
 
+def test_a_rank_that_is_killed_is_named_once_though_the_first_to_tell_has_ended(ended):
+    codes, said, _ = astuple(ended("killed, seen late"))
+    assert codes == [1, 1, -signal.SIGKILL]
+    assert [line.count("rank 2 (host2) is gone") for line in error_lines(said[0])] == [1]
+    assert error_lines(said[1]) == []
+
+
 def test_the_store_goes_with_the_first_rank(ended):
     codes, said, seconds = astuple(ended("first killed"))
     assert codes == [-signal.SIGKILL, 1, 1]
@@ -139,6 +146,12 @@ def test_those_behind_the_furthest_and_those_without_a_beat_are_missing():
 def test_the_first_that_is_not_missing_speaks():
     verdict = judge(records(7, 8, 8), records(7, 8, 8, beat=5), 3)
     assert (list(verdict.missing), verdict.speaker) == ([0], 1)
+
+
+def test_a_first_rank_that_has_told_and_ended_is_nobodys_news():
+    told = replace(records(8)[0], told=True)
+    assert judge({}, {}, 3, first=told).speaker == judge({**records(8, 8, 8), 0: told}, {}, 3).speaker == 0
+    assert judge(records(8, 8, 8), {}, 3, first=None).speaker == 1
 
 
 def test_a_line_names_eight_ranks_and_counts_the_rest():

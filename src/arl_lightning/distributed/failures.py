@@ -69,7 +69,8 @@ def report(error: BaseException) -> int:
         verdict = _watchdog.verdict()
         if verdict.missing and here not in verdict.missing:
             if here == verdict.speaker:
-                _say(f"{_name(here)}: {_watchdog.record.doing}: {verdict}")
+                _watchdog.tell(f"{_watchdog.record.doing}: {verdict}")
+                _outlast(here)
             else:
                 time.sleep(FIRST_SPEAKS_SECONDS)
             return FAILED

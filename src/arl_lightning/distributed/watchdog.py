@@ -42,6 +42,7 @@ class Record:
         doing: What it is about.
         beat: Moves as long as its process lives.
         failed: Its error, once it has one.
+        told: It has told the user whom it waits for, and ends.
     """
 
     host: str
@@ -49,6 +50,7 @@ class Record:
     doing: str = "starting"
     beat: int = 0
     failed: str | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Verdict:
 
     Attributes:
         missing: What is known of each rank that is gone, has failed or is behind.
-        speaker: The first of the others, which tells the user.
+        speaker: The first of the others, which tells the user; rank 0 where it has, and has ended.
     """
 
     missing: dict[int, str]
@@ -116,7 +118,14 @@ class Watchdog:
         with self._lock:
             self.record = replace(self.record, failed=error)
             self._moved, self._limit = time.monotonic(), FAREWELL_SECONDS
-        _within(ANSWER_SECONDS, lambda: self._connect().set(self._key(self.rank), self._beat()))
+        self._write()
+
+    def tell(self, line: str) -> None:
+        """Tell the user whom this rank waits for; others that ask only once it has ended need not say that it has."""
+        write(f"arl: error: rank {self.rank} ({self.record.host}): {line}\n")
+        with self._lock:
+            self.record = replace(self.record, told=True)
+        self._write()
 
     def verdict(self) -> Verdict:
         """Look twice, some beats apart, at all ranks; takes seconds."""
@@ -155,6 +164,9 @@ class Watchdog:
             except (RuntimeError, OSError):  # gone with rank 0, or for a moment: the judge looks at what was last known
                 store = None
 
+    def _write(self) -> None:
+        _within(ANSWER_SECONDS, lambda: self._connect().set(self._key(self.rank), self._beat()))
+
     def _read(self) -> dict[int, Record]:
         """Return what all ranks have last written; none where the store does not answer."""
 
@@ -185,8 +197,8 @@ class Watchdog:
             write(f"arl: rank {self.rank} ({record.host}) stands here:\n")
             faulthandler.dump_traceback(all_threads=True)
         if self.rank == verdict.speaker and record.failed is None:
-            waited = f"rank {self.rank} ({record.host}): {record.doing} has not ended for {stood:.0f} s"
-            write(f"arl: error: {waited}; {verdict if verdict.missing else ALL_ALIKE}\n")
+            waited = f"{record.doing} has not ended for {stood:.0f} s"
+            self.tell(f"{waited}; {verdict if verdict.missing else ALL_ALIKE}")
         elif self.rank not in verdict.missing:
             time.sleep(LAST_WORDS_SECONDS)
         if self.rank == 0:
@@ -210,7 +222,9 @@ def judge(before: dict[int, Record], now: dict[int, Record], world_size: int, fi
         first: What was last known of rank 0, if anything.
     """
     if not now:
-        return Verdict({0: _gone(first) if first else "is gone"}, speaker=min(1, world_size - 1))
+        first = before.get(0, first)
+        told = first is not None and first.told
+        return Verdict({0: _gone(first) if first else "is gone"}, speaker=0 if told else min(1, world_size - 1))
     furthest = max(record.progress for record in now.values())
     missing = {}
     for rank, record in now.items():
