@@ -59,7 +59,10 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "pretraining.command", "pretrain", "pretrain A-ViT on packed shards", parses=True, trains=True, stops=True
     ),
     ("preflight",): Command(
-        "pretraining.preflight", "preflight", "say whether a pretraining run can start, before it does", parses=True
+        "pretraining.preflight.command",
+        "preflight",
+        "say whether a pretraining run can start, before it does",
+        parses=True,
     ),
     ("ranks",): Command(
         "data.tuning.ranks", "ranks", "say what each rank of a job is and reads, in place of training", parses=True
@@ -96,7 +99,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "data.tuning.preflight", "preflight", "say whether a cluster would starve on a corpus, before it does"
     ),
     ("shards", "bench"): Command("data.tuning.bench", "bench", "time the stream, name the best workers and prefetch"),
-    ("bench", "memory"): Command("pretraining.memory", "memory", "work out a training step's memory for each strategy"),
+    ("bench", "memory"): Command(
+        "pretraining.memory.command", "memory", "work out a training step's memory for each strategy"
+    ),
     ("bench", "model"): Command("models.bench", "bench", "count and time A-ViT beside the plain ViT"),
 }
 

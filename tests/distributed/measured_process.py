@@ -20,7 +20,7 @@ from arl_lightning.distributed.strategies import build_strategy
 from arl_lightning.models import registry
 from arl_lightning.pretraining import options
 from arl_lightning.pretraining.arl import ARL
-from arl_lightning.pretraining.memory_step import Images
+from arl_lightning.pretraining.memory.step import Images
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 IMAGES = Images(batch_size=12, num_global_views=2, num_local_views=2, local_size=32)

@@ -7,7 +7,7 @@ import pytest
 from layouts import spawn
 from measured_process import ALLOCATOR, IMAGES, MODEL, STRATEGIES, measure, medium_encoder
 
-from arl_lightning.pretraining.memory_step import Layout, step_memory
+from arl_lightning.pretraining.memory.step import Layout, step_memory
 
 TOLERANCE = 0.05  # 0.01 was seen
 ALONE = [("auto", "weights"), ("auto", "AdamW"), ("auto", "teacher"), ("auto", "activations")]

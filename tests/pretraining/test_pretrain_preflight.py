@@ -15,12 +15,13 @@ from tiny_shards import write_shards
 from arl_lightning.cli import main
 from arl_lightning.data.wording import human_size
 from arl_lightning.errors import UserError
-from arl_lightning.pretraining import allocation, preflight_disk
-from arl_lightning.pretraining import preflight as module
+from arl_lightning.pretraining import allocation
 from arl_lightning.pretraining.allocation import Allocation, Ranks, asked_for
 from arl_lightning.pretraining.command import pretrain
-from arl_lightning.pretraining.preflight import preflight
-from arl_lightning.pretraining.preflight_disk import checkpoint_bytes, checkpoints_at_once
+from arl_lightning.pretraining.preflight import command as module
+from arl_lightning.pretraining.preflight import disk
+from arl_lightning.pretraining.preflight.command import preflight
+from arl_lightning.pretraining.preflight.disk import checkpoint_bytes, checkpoints_at_once
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -260,12 +261,12 @@ def test_gpus_that_are_not_known_are_said_to_be(check, monkeypatch, tmp_path):
 def test_a_cache_is_judged_and_not_made(check, shards, monkeypatch, tmp_path):
     cache = tmp_path / "scratch/cache"
     words = [f"--data.cache_folder={cache}"]
-    monkeypatch.setattr(preflight_disk.shutil, "disk_usage", lambda _: Usage(9e9, 4e9, 5_000_000_000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(9e9, 4e9, 5_000_000_000))
     files = sorted(shards.glob("*.tar"))
     needed = human_size(sum(file.stat().st_size for file in files))
     assert check(*words)["cache"] == f"{cache}: {needed} still to be copied, 5.0 GB are free"
     assert not cache.parent.exists()
-    monkeypatch.setattr(preflight_disk.shutil, "disk_usage", lambda _: Usage(1e4, 1e4, 10_000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(1e4, 1e4, 10_000))
     assert refused(check, *words) == (
         f"data.cache_folder {cache}: 10.0 kB are free and {needed} of shards are still to be copied; make room, choose"
         " another folder, or leave the option out"

@@ -8,11 +8,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arl_lightning.errors import UserError
 from arl_lightning.models import sampling
-from arl_lightning.pretraining import memory as memory_module
-from arl_lightning.pretraining.memory import memory
-from arl_lightning.pretraining.memory_record import Recorder
-from arl_lightning.pretraining.memory_report import GIB, LABELS, Column, MemoryReport
-from arl_lightning.pretraining.memory_step import Images, Layout, step_memory
+from arl_lightning.pretraining.memory import command as memory_module
+from arl_lightning.pretraining.memory.command import memory
+from arl_lightning.pretraining.memory.record import Recorder
+from arl_lightning.pretraining.memory.report import GIB, LABELS, Column, MemoryReport
+from arl_lightning.pretraining.memory.step import Images, Layout, step_memory
 
 IMAGES = Images(batch_size=4, num_local_views=1, local_size=LOCAL_SIZE)
 

@@ -29,7 +29,7 @@ from arl_lightning.distributed.strategies import DDP, FSDP2, HSDP, build_strateg
 from arl_lightning.models import sampling
 from arl_lightning.objectives.masking import num_hidden_patches
 from arl_lightning.pretraining.arl import ARL
-from arl_lightning.pretraining.memory_record import ACTIVATIONS, GATHERED, HALF_WEIGHTS, Recorder
+from arl_lightning.pretraining.memory.record import ACTIVATIONS, GATHERED, HALF_WEIGHTS, Recorder
 
 SINGLE = "auto"
 WEIGHTS, GRADIENTS, ADAMW, TEACHER = "weights", "gradients", "AdamW", "teacher"

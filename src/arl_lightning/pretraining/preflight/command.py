@@ -18,8 +18,8 @@ from arl_lightning.errors import UserError
 from arl_lightning.pretraining.allocation import Allocation, Ranks, asked_for, refuse_other_job
 from arl_lightning.pretraining.checkpoint import describe, load_to_resume, refuse_other_networks
 from arl_lightning.pretraining.command import checkpoint_to_resume
-from arl_lightning.pretraining.preflight_data import Needs, loading_needs, refuse_starving
-from arl_lightning.pretraining.preflight_disk import (
+from arl_lightning.pretraining.preflight.data import Needs, loading_needs, refuse_starving
+from arl_lightning.pretraining.preflight.disk import (
     checkpoint_bytes,
     checkpoints_at_once,
     free_bytes,

@@ -1,14 +1,17 @@
 """`arl bench memory`: whether a training step fits on a GPU, computed without one."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tqdm import tqdm
+
 from arl_lightning.errors import UserError
 from arl_lightning.models.registry import MODEL_NAMES
-from arl_lightning.pretraining.memory_report import GIB, Column, MemoryReport
-from arl_lightning.pretraining.memory_step import DDP, FSDP2, HSDP, SINGLE, Images, Layout, step_memory
+from arl_lightning.pretraining.memory.report import GIB, Column, MemoryReport
+from arl_lightning.pretraining.memory.step import DDP, FSDP2, HSDP, SINGLE, Images, Layout, step_memory
 from arl_lightning.pretraining.options import Encoder
 from arl_lightning.pretraining.recipe import build_cli
 from arl_lightning.training.quiet import silence_lightning
@@ -66,10 +69,13 @@ def memory(
     arguments, batch = _recipe(config, model, image_size, {k: v for k, v in images.items() if v is not None})
     question = _Question(arguments, batch, PRECISIONS[precision], (gpu_memory - reserve) * GIB)
     layouts = _layouts(gpus, gpus_per_node)
-    tables = {
-        recompute: [question.column(layout, recompute) for layout in layouts]
-        for recompute in ((False, True) if checkpoint_gradients is None else (checkpoint_gradients,))
-    }
+    tables: dict[bool, list[Column]] = {}
+    recomputed = (False, True) if checkpoint_gradients is None else (checkpoint_gradients,)
+    asked = [(recompute, layout) for recompute in recomputed for layout in layouts]
+    for recompute, layout in tqdm(
+        asked, desc="memory", unit="layout", file=sys.stderr, disable=not sys.stderr.isatty()
+    ):
+        tables.setdefault(recompute, []).append(question.column(layout, recompute))
     setting = f"{question.setting}, {gpus} GPUs in nodes of {min(gpus, gpus_per_node)}"
     return MemoryReport(setting, batch.batch_size, gpu_memory, reserve, tables)
 
