@@ -1,4 +1,5 @@
 import csv
+import time
 
 import cv2
 import numpy as np
@@ -7,6 +8,7 @@ from tiny_shards import encode, write_shard, write_shards
 
 from arl_lightning.data.pretraining import PretrainingDataModule
 from arl_lightning.data.shards.manifest import Manifest
+from arl_lightning.data.stream.collate import own
 from arl_lightning.data.tuning.bench import bench, measure_setting
 from arl_lightning.data.tuning.bench_report import BenchReport, Setting
 from arl_lightning.data.tuning.stages import StageTimes, measure_stages
@@ -105,12 +107,30 @@ def test_the_stages_add_up_to_the_whole(speckle_folder, speckle):
     assert times.image_bytes == np.mean([len(encode(speckle(240, 320, seed=index))) for index in range(16)])
 
 
-def test_a_consumer_waits_always_without_work_and_hardly_with_much(folder):
+def test_a_consumer_waits_for_what_its_own_work_does_not_cover(folder, monkeypatch):
+    now = [0.0]
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    def slow(batch):
+        spend(0.04)
+        return own(batch)
+
+    monkeypatch.setattr("arl_lightning.data.stream.loader.own", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", spend)
     idle = measure_setting(PretrainingDataModule(str(folder), num_workers=0, **SMALL), 0.0, 0.1, 1000.0)
-    assert idle.stall_share > 0.5
+    assert idle.images_per_second == pytest.approx(4 / 0.04)
+    assert idle.mb_per_second == pytest.approx(0.1)
+    assert idle.stall_share == pytest.approx(1.0)
+    working = measure_setting(PretrainingDataModule(str(folder), num_workers=0, **SMALL), 0.06, 0.5, 1000.0)
+    assert working.stall_share == pytest.approx(0.4)
+
+
+def test_a_worker_makes_batches_while_the_consumer_works(folder):
     busy = measure_setting(PretrainingDataModule(str(folder), num_workers=1, **SMALL), 0.05, 0.5, 1000.0)
     assert busy.stall_share < 0.3
-    assert busy.mb_per_second == pytest.approx(busy.images_per_second * 0.001)
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped")
