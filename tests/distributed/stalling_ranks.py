@@ -34,6 +34,7 @@ FAULTS: dict[str, tuple[int, Callable[[], object], float]] = {
     "raising": (1, lambda: 1 / 0, LONG),
     "first raising": (0, lambda: 1 / 0, LONG),
     "saving": (0, lambda: None, SHORT / 2),
+    "ending": (0, lambda: None, LONG),
 }
 
 
@@ -42,7 +43,8 @@ def train(rank: int, port: int, fault: str, began: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "SLURMD_NODENAME": f"host{rank}"}
     dist.init_process_group("gloo", rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=LONG))
     culprit, act, seconds = FAULTS[fault]
-    watchdog = Watchdog(rank, WORLD_SIZE, "127.0.0.1", port, seconds, beat_seconds=0.25)
+    beat_seconds = 0.001 if fault == "ending" else 0.25
+    watchdog = Watchdog(rank, WORLD_SIZE, "127.0.0.1", port, seconds, beat_seconds)
     failures.watch(watchdog)
     watchdog.start(patience=10)
     beat(watchdog)
@@ -59,7 +61,8 @@ def train(rank: int, port: int, fault: str, began: Path) -> None:
                 watchdog.mark("saving", patience=3)
                 time.sleep(1.5 * seconds)
             dist.all_reduce(torch.ones(3))
-        watchdog.stop()
+        if fault != "ending" or rank == 0:
+            watchdog.stop()
     except Exception as error:
         if fault == "killed, seen late" and rank == 1:
             time.sleep(LATE)  # the first rank has told of it and ended, and its store with it
@@ -82,7 +85,19 @@ def start(rank: int, port: int, fault: str, folder: Path) -> int:
     with (folder / f"{fault}.{rank}.txt").open("w") as output:
         os.dup2(output.fileno(), 2)
         train(rank, port, fault, folder / f"{fault}.began")
+        if fault == "ending":
+            sys.modules["long end"] = LongEnd()  # type: ignore[assignment]
+            sys.exit(0)
         os._exit(0)
+
+
+class LongEnd:
+    """Keeps the interpreter at its end for a while, when no other thread may run Python any more."""
+
+    def __del__(self) -> None:
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            continue
 
 
 def free_port() -> int:

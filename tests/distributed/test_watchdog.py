@@ -122,6 +122,12 @@ def test_a_long_save_is_no_stall(ended):
     assert (codes, said) == ([0, 0, 0], ["", "", ""])
 
 
+def test_an_interpreter_ends_beside_its_watchdog(ended):
+    codes, said, _ = astuple(ended("ending"))
+    assert codes == [0, 0, 0]
+    assert "terminate" not in "".join(said)
+
+
 # ---------------------------------------------------------------- the verdict
 
 

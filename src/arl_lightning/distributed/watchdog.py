@@ -5,6 +5,7 @@ between ranks is needed to tell that exchanges have stopped. Clocks of two nodes
 its beats, read twice, have not moved.
 """
 
+import atexit
 import faulthandler
 import json
 import socket
@@ -95,17 +96,26 @@ class Watchdog:
         self.ends = False  # it has found a stall: its line is the one that counts
         self._stopped = threading.Event()
         self._moved, self._limit = time.monotonic(), seconds
+        self._threads: list[threading.Thread] = []
 
     def start(self, patience: float = 1.0) -> None:
         """Begin; every rank's record is in the store once all of them have returned from here and met."""
         self._limit = self.seconds * patience
         self._connect(FIRST_ANSWER_SECONDS).set(self._key(self.rank), self._beat())
-        for target in (self._beats, self._judges):
-            threading.Thread(target=target, name=f"watchdog{target.__name__}", daemon=True).start()
+        targets = (self._beats, self._judges)
+        self._threads = [
+            threading.Thread(target=each, name=f"watchdog{each.__name__}", daemon=True) for each in targets
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Watch no more, at the latest from the interpreter's end: a thread that is inside the store then aborts it."""
         self._stopped.set()
+        for thread in self._threads:
+            thread.join(ANSWER_SECONDS)
+        atexit.unregister(self.stop)
 
     def mark(self, doing: str, patience: float = 1.0) -> None:
         """Note that this rank has moved, on to something that may take `patience` times as long as usual."""
