@@ -117,7 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
     try:
         try:
-            return _dispatch(list(sys.argv[1:] if arguments is None else arguments), arguments is None)
+            status = _dispatch(list(sys.argv[1:] if arguments is None else arguments), arguments is None)
+            if arguments is None and failures.among_ranks():
+                failures.leave_at_exit(status)
+            return status
         finally:  # --help ends with SystemExit
             print(end="", flush=True)
     except OSError as error:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch.distributed as dist
 
@@ -47,3 +51,29 @@ def test_what_a_rank_says_when_another_is_gone(error):
 )
 def test_errors_of_its_own(error):
     assert not is_a_peers(error)
+
+
+ENDING = """
+import atexit, sys
+from arl_lightning.cli import main
+
+class Last:
+    def __del__(self):
+        sys.stderr.write("finalized ")
+
+sys.modules["last"] = Last()
+atexit.register(sys.stderr.write, "exit function ")
+sys.argv = ["arl", {word!r}]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("word", "status"), [("--version", 0), ("nothing", 2)])
+@pytest.mark.parametrize(("world_size", "end"), [(1, "exit function finalized "), (2, "exit function ")])
+def test_a_rank_among_several_leaves_after_its_exit_functions(word, status, world_size, end):
+    program = [sys.executable, "-c", ENDING.format(word=word)]
+    environment = {**os.environ, "WORLD_SIZE": str(world_size)}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert done.stderr.endswith(end)
+    assert bool(done.stdout) == (status == 0)

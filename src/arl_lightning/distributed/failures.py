@@ -3,7 +3,7 @@
 Needs no torch.
 """
 
-import multiprocessing
+import atexit
 import os
 import re
 import sys
@@ -29,6 +29,7 @@ PEER = re.compile(
 )
 
 _watchdog: "Watchdog | None" = None
+_status: int | None = None
 
 
 def watch(watchdog: "Watchdog | None") -> None:
@@ -125,11 +126,28 @@ def _name(rank: int) -> str:
 
 def leave(status: int) -> NoReturn:
     """End a rank and its workers at once: what runs at an interpreter's end may wait for ranks that are gone."""
-    for child in multiprocessing.active_children():
+    from multiprocessing import active_children  # registers what is to run before `_leave_last`
+
+    for child in active_children():
         child.kill()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     os._exit(status)
+
+
+def leave_at_exit(status: int) -> None:
+    """Let the interpreter end as usual up to its exit functions, then leave.
+
+    Beyond them threads of gloo and of the store that come back to Python would abort the process.
+    """
+    global _status
+    _status = status
+
+
+@atexit.register  # among the first, hence called after those of others
+def _leave_last() -> None:
+    if _status is not None:
+        leave(_status)
 
 
 def rank() -> int:
