@@ -4,8 +4,9 @@ import sys
 
 import pytest
 import torch.distributed as dist
+from torch._C._distributed_c10d import FakeStore
 
-from arl_lightning.distributed.failures import in_words, is_a_peers
+from arl_lightning.distributed.failures import among_ranks, in_words, is_a_peers, rank
 from arl_lightning.errors import UserError
 
 OF_A_WORKER = """Caught ValueError in DataLoader worker process 0.
@@ -77,3 +78,14 @@ def test_a_rank_among_several_leaves_after_its_exit_functions(word, status, worl
     assert done.returncode == status
     assert done.stderr.endswith(end)
     assert bool(done.stdout) == (status == 0)
+
+
+def test_a_rank_knows_that_it_is_one_when_its_environment_says_no_more(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)  # as Lightning does once it has trained
+    assert not among_ranks()
+    dist.init_process_group("fake", rank=3, world_size=4, store=FakeStore())
+    try:
+        assert among_ranks()
+        assert rank() == 3
+    finally:
+        dist.destroy_process_group()

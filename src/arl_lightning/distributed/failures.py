@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from arl_lightning.distributed import slurm
 from arl_lightning.errors import UserError
@@ -154,6 +154,8 @@ def rank() -> int:
     """Return this process's rank, also before there is a process group."""
     if _watchdog is not None:
         return _watchdog.rank
+    if (group := _process_group()) is not None:
+        return int(group.get_rank())
     if slurm.in_slurm_step():
         return int(os.environ["SLURM_PROCID"])
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
@@ -162,6 +164,14 @@ def rank() -> int:
 def _world_size() -> int:
     if _watchdog is not None:
         return _watchdog.world_size
+    if (group := _process_group()) is not None:
+        return int(group.get_world_size())
     if "WORLD_SIZE" in os.environ:  # torchrun's and Lightning's
         return int(os.environ["WORLD_SIZE"])
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if slurm.in_slurm_step() else 1
+
+
+def _process_group() -> Any:
+    """Return torch.distributed if it has begun; Lightning takes WORLD_SIZE out of the environment when it ends."""
+    module = sys.modules.get("torch.distributed")
+    return module if module is not None and module.is_available() and module.is_initialized() else None
