@@ -34,23 +34,12 @@ def test_anything_takes_the_place_of_anything(tmp_path, kind, former):
 
 
 @pytest.mark.parametrize("renamed", [0, 1, 2])
-def test_a_kill_at_any_renaming_leaves_one_folder_or_the_other_under_its_name(tmp_path, monkeypatch, renamed):
+def test_a_kill_at_any_renaming_leaves_one_folder_or_the_other_under_its_name(tmp_path, killed_at_renaming, renamed):
     make(tmp_path / "step.ckpt", "folder")
     make(tmp_path / "step.ckpt.tmp", "folder")
-    rename, done = Path.rename, []
-
-    def rename_or_die(path: Path, target: Path) -> Path:
-        if len(done) == renamed:
-            raise KeyboardInterrupt
-        done.append(path)
-        return rename(path, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", rename_or_die)
-        try:
-            replace(tmp_path / "step.ckpt.tmp", tmp_path / "step.ckpt")
-        except KeyboardInterrupt:
-            assert renamed < 2
+    with killed_at_renaming(renamed) as killed:
+        replace(tmp_path / "step.ckpt.tmp", tmp_path / "step.ckpt")
+    assert len(killed) == (renamed < 2)
     give_names_back(tmp_path)
     assert (tmp_path / "step.ckpt/part").read_text() == ("step.ckpt.tmp" if renamed == 2 else "step.ckpt")
     assert not (tmp_path / "step.ckpt.former.tmp").exists()

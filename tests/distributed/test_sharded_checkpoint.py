@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -390,19 +389,11 @@ def test_a_checkpoint_with_a_cut_file_is_not_whole(copy, name):
 
 
 @pytest.mark.parametrize("renamed", [0, 1, 2])
-def test_a_kill_while_a_folder_takes_another_s_place_leaves_what_last_leads_to(copy, renamed):
+def test_a_kill_while_a_folder_takes_another_s_place_leaves_what_last_leads_to(copy, killed_at_renaming, renamed):
     folder = copy.parent
     (folder / "last.ckpt").symlink_to(copy.name)
     shutil.copytree(copy, temporary_of(copy))
-    rename, done = Path.rename, []
-
-    def rename_or_die(path: Path, target: Path) -> Path:
-        if len(done) == renamed:
-            raise KeyboardInterrupt
-        done.append(path)
-        return rename(path, target)
-
-    with mock.patch.object(Path, "rename", rename_or_die), suppress(KeyboardInterrupt):
+    with killed_at_renaming(renamed):
         replace(temporary_of(copy), copy)
     assert resume_from(folder) == folder / "last.ckpt"
     RunCheckpoints(folder, 1, 1).setup(SimpleNamespace(is_global_zero=True), None, "fit")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_arl import TINY_WORDS
 from tiny_shards import write_shards
 
 from arl_lightning.errors import UserError
@@ -16,19 +17,6 @@ from arl_lightning.pretraining.checkpoint import describe, load_to_resume, refus
 from arl_lightning.pretraining.command import checkpoint_to_resume, pretrain
 from arl_lightning.pretraining.run import Run
 from arl_lightning.training.run_lock import LOCK
-
-TINY = (
-    "--trainer.accelerator=cpu",
-    "--model.encoder.name=avit_tiny_patch8_224",
-    "--model.encoder.image_size=32",
-    "--model.decoder={depth: 1, dim: 16, num_heads: 2}",
-    "--model.adversarial={start_share: 0.0, width: 4}",
-    "--model.self_distillation={num_prototypes: 12, hidden_dim: 16, bottleneck_dim: 8, freeze_prototypes_share: 0.0}",
-    "--data.batch_size=4",
-    "--data.num_workers=0",
-    "--data.num_local_views=1",
-    "--data.local_size=16",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +36,7 @@ def train(shards, tmp_path):
 
     def run(steps: int, *more: str) -> None:
         given = [f"--run.folder={tmp_path / 'run'}", f"--data.shards={shards}", f"--trainer.max_steps={steps}"]
-        pretrain([*given, *TINY, *more], lambda line: None)
+        pretrain([*given, *TINY_WORDS, *more], lambda line: None)
 
     return run
 

@@ -9,7 +9,7 @@ from collections import namedtuple
 import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
-from tiny_arl import tiny_arl
+from tiny_arl import TINY_WORDS, tiny_arl
 from tiny_shards import write_shards
 
 from arl_lightning.cli import main
@@ -25,19 +25,7 @@ from arl_lightning.pretraining.preflight.disk import checkpoint_bytes, checkpoin
 
 Usage = namedtuple("Usage", "total used free")
 
-TINY = (
-    "--trainer.accelerator=cpu",
-    "--trainer.max_steps=2",
-    "--model.encoder.name=avit_tiny_patch8_224",
-    "--model.encoder.image_size=32",
-    "--model.decoder={depth: 1, dim: 16, num_heads: 2}",
-    "--model.adversarial={start_share: 0.0, width: 4}",
-    "--model.self_distillation={num_prototypes: 12, hidden_dim: 16, bottleneck_dim: 8, freeze_prototypes_share: 0.0}",
-    "--data.batch_size=4",
-    "--data.num_workers=0",
-    "--data.num_local_views=1",
-    "--data.local_size=16",
-)
+TINY = (*TINY_WORDS, "--trainer.max_steps=2")
 BATCH_SCRIPT = {
     "SLURM_JOB_ID": "4711",
     "SLURM_JOB_NAME": "pretrain",

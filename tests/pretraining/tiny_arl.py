@@ -48,6 +48,20 @@ GROUPS: dict[str, Any] = {
     ),
 }
 
+# The same sizes on the command line.
+TINY_WORDS = (
+    "--trainer.accelerator=cpu",
+    "--model.encoder.name=avit_tiny_patch8_224",
+    "--model.encoder.image_size=32",
+    "--model.decoder={depth: 1, dim: 16, num_heads: 2}",
+    "--model.adversarial={start_share: 0.0, width: 4}",
+    "--model.self_distillation={num_prototypes: 12, hidden_dim: 16, bottleneck_dim: 8, freeze_prototypes_share: 0.0}",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--data.num_local_views=1",
+    "--data.local_size=16",
+)
+
 
 def tiny_encoder() -> AbstractContextManager:
     """Shrink the registered tiny A-ViT."""

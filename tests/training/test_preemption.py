@@ -1,23 +1,20 @@
 import os
 import signal
-import socket
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-import torch.multiprocessing
 from lightning.pytorch.strategies import DDPStrategy
+from several_ranks import spawn
 from torch import nn
 from torch.utils.data import DataLoader
 
 from arl_lightning.distributed import signals
 from arl_lightning.distributed.signals import Stopped
 from arl_lightning.training.preemption import Preemption
-
-TIMEOUT = 120.0
 
 
 class Steps(pl.LightningModule):
@@ -156,10 +153,8 @@ case "$1" in requeue) sleep 1;; *) echo "JobId=7 JobState=RUNNING Reason=None Ba
 """
 
 
-def run_rank(rank: int, port: int, folder: str, numbers: list[dict[int, list[int]]]) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+def stop_and_go_on(numbers: list[dict[int, list[int]]], folder: Path, rank: int) -> list[dict[str, Any]]:
     os.environ |= {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    torch.set_num_threads(1)
     results = []
     for given in numbers:
         saved = Saved()
@@ -169,16 +164,9 @@ def run_rank(rank: int, port: int, folder: str, numbers: list[dict[int, list[int
             said = "finished"
         except Stopped as stop:
             said = str(stop)
-        asked = Path(folder, "asked").read_text().splitlines()
+        asked = (folder / "asked").read_text().splitlines()
         results.append({"steps": saved.steps, "said": said, "asked": asked})
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+    return results
 
 
 def test_a_signal_to_one_rank_stops_all_at_one_step_after_the_first_has_requeued_the_job(tmp_path):
@@ -186,17 +174,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_after_the_first_has_requeued
     program.write_text(SCONTROL.format(asked=tmp_path / "asked"))
     program.chmod(0o755)
     numbers = [{3: [signal.SIGUSR1]}, {6: [signal.SIGTERM]}]
-    context = torch.multiprocessing.start_processes(
-        run_rank, (free_port(), str(tmp_path), numbers), 2, join=False, start_method="spawn"
-    )
-    deadline = time.monotonic() + TIMEOUT
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, f"the ranks did not end in {TIMEOUT:.0f} s"
-    finally:
-        for process in context.processes:
-            process.kill()
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = spawn(partial(stop_and_go_on, numbers, tmp_path), 2, tmp_path)
     assert first == second  # also of what had been asked when they left
     assert [run["steps"] for run in first] == [[5], [8]]
     assert first[0]["said"].startswith("stopped by SIGUSR1 at step 5, saved to step-5.ckpt; job 7 is back in the queue")
