@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch.distributed as dist
-from torch._C._distributed_c10d import FakeStore
+from torch.testing._internal.distributed.fake_pg import FakeStore  # registers "fake"
 
 from arl_lightning.distributed.failures import among_ranks, in_words, is_a_peers, rank
 from arl_lightning.errors import UserError

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C._distributed_c10d import FakeStore
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
+from torch.testing._internal.distributed.fake_pg import FakeStore  # registers "fake"
 
 from arl_lightning.data.batch import PretrainingBatch
 from arl_lightning.distributed.fsdp2 import REPLICATE, SHARD
