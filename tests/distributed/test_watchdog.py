@@ -9,9 +9,9 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import pytest
-from stalling_ranks import FAULTS, SHORT, WORLD_SIZE
+from stalling_ranks import FAULTS, LONG, SHORT, WORLD_SIZE
 
-from arl_lightning.distributed.watchdog import Record, judge
+from arl_lightning.distributed.watchdog import Record, Watchdog, judge
 
 VERDICT = 20.0  # seconds that looking twice may take, on a busy machine
 
@@ -126,6 +126,14 @@ def test_an_interpreter_ends_beside_its_watchdog(ended):
     codes, said, _ = astuple(ended("ending"))
     assert codes == [0, 0, 0]
     assert "terminate" not in "".join(said)
+
+
+def test_a_rank_tells_once(capsys):
+    watchdog = Watchdog(0, 2, "127.0.0.1", 1, LONG)  # nobody listens there
+    watchdog.tell("in step 5: rank 1 (host1) is gone")
+    watchdog.tell("in step 5 has not ended for 6 s; rank 1 (host1) is gone")
+    (line,) = error_lines(capsys.readouterr().err)
+    assert line.endswith(": in step 5: rank 1 (host1) is gone")
 
 
 # ---------------------------------------------------------------- the verdict

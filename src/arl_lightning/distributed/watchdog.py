@@ -131,10 +131,15 @@ class Watchdog:
         self._write()
 
     def tell(self, line: str) -> None:
-        """Tell the user whom this rank waits for; others that ask only once it has ended need not say that it has."""
-        write(f"arl: error: rank {self.rank} ({self.record.host}): {line}\n")
+        """Tell the user whom this rank waits for, once, whether its step or this watch was the first to notice.
+
+        Others that ask only when it has ended need not say that it has.
+        """
         with self._lock:
+            if self.record.told:
+                return
             self.record = replace(self.record, told=True)
+        write(f"arl: error: rank {self.rank} ({self.record.host}): {line}\n")
         self._write()
 
     def verdict(self) -> Verdict:
@@ -209,8 +214,8 @@ class Watchdog:
         if self.rank == verdict.speaker and record.failed is None:
             waited = f"{record.doing} has not ended for {stood:.0f} s"
             self.tell(f"{waited}; {verdict if verdict.missing else ALL_ALIKE}")
-        elif self.rank not in verdict.missing:
-            time.sleep(LAST_WORDS_SECONDS)
+        else:
+            time.sleep(LAST_WORDS_SECONDS)  # also where it is missing: to the others it is still there
         if self.rank == 0:
             time.sleep(ANSWER_SECONDS)  # the others may still be looking
         leave(STALLED)
